@@ -1,0 +1,1 @@
+"""The agent: tails, chains, encrypts, spools and forwards application logs."""

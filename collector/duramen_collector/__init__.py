@@ -1,0 +1,1 @@
+"""The collector: verifies every chain, sequences tenant logs, publishes them to regions."""
