@@ -30,7 +30,7 @@ class Clock(Protocol):
 class Random(Protocol):
     """Cryptographic randomness."""
 
-    def bytes(self, count: int) -> bytes:
+    def draw(self, count: int) -> bytes:
         """``count`` unpredictable bytes."""
         ...
 
