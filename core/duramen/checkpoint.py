@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -101,9 +101,9 @@ class SignedCheckpoint:
     """
 
     checkpoint: Checkpoint
-    note: Note
+    note: Note = field(repr=False)
     timestamp_seconds: int
-    raw: bytes
+    raw: bytes = field(repr=False)
     witnesses: frozenset[str] = frozenset()
 
 
