@@ -5,7 +5,8 @@ notice's body is empty.
 
 Pack: ``"DRMP" || u8 1 || u8 class || u64 first leaf || u32 count || u64 tree size before || root before(32)
 || SHA-256 of the pack before(32)``, then ``count`` frames. Its key is its SHA-256. One class a pack;
-notices and genesis blocks go with any.
+notices and blocks without a data key
+(genesis, empty) go with any.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import Final
 from duramen import wire
 from duramen.errors import FormatError
 from duramen.limits import BODY_MAX_BYTES, PACK_MAX_BYTES, STATEMENT_MAX_BYTES
-from duramen.names import Digest
-from duramen.statement import SIGNATURE_BYTES, Block, BlockKind, Notice, Statement, parse_statement
+from duramen.names import ZERO_DATA_KEY_ID, Digest
+from duramen.statement import SIGNATURE_BYTES, Block, Notice, Statement, parse_statement
 
 FRAMES_MEDIA_TYPE: Final = "application/vnd.duramen.frames"
 FRAME_OVERHEAD_BYTES: Final = 4 + 1 + 4 + 4
@@ -154,4 +155,5 @@ def parse_pack(data: bytes) -> Pack:
 
 
 def _class_of(block: Block) -> int | None:
-    return None if block.header.kind is BlockKind.GENESIS else block.header.retention_class
+    """The retention class that a block demands of its pack: none without a data key (genesis, empty)."""
+    return None if block.header.dek == ZERO_DATA_KEY_ID else block.header.retention_class

@@ -36,6 +36,7 @@ HEADER_BYTES: Final = 275
 """A block header without the genesis extension."""
 MAX_SEQ: Final = 2**63 - 1
 
+_ALL_FLAGS: Final = 0b1111
 _BLOCK_DOMAIN: Final = b"duramen/block/v1\n"
 _NOTICE_DOMAIN: Final = b"duramen/notice/v1\n"
 
@@ -307,7 +308,7 @@ def _kind(value: int) -> BlockKind:
 
 
 def _flags(value: int) -> Flags:
-    if value & ~(Flags.STOP | Flags.LOSS | Flags.CONFIGURATION | Flags.CRASH):
+    if value > _ALL_FLAGS:
         raise FormatError(f"the block flags 0x{value:04x} hold a bit that is not known here")
     return Flags(value)
 

@@ -69,7 +69,7 @@ class SystemDisk:
         return SystemFile(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY))
 
     def stat(self, path: bytes) -> FileStat:
-        """As stat(2) tells, symbolic links followed."""
+        """Identity and size of what the path leads to, symbolic links followed."""
         return _file_stat(os.stat(path))  # noqa: PTH116  # pathlib does not take bytes
 
     def glob(self, pattern: bytes) -> list[bytes]:
