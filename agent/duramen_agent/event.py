@@ -1,7 +1,8 @@
 """Agent events: what the agent has to say for itself, sealed as records of the stream ``_duramen``.
 
-Start, stop, and every loss or doubt about a file: one line of canonical JSON each, so that an auditor can read them
-without this program. The spool keeps the most recent ones in the clear, for ``duramen-agent events``.
+Start, stop, and every loss or doubt about a file: one line of canonical JSON each, so that an auditor can
+read them without this program. The spool keeps the most recent ones in the clear, for ``duramen-agent
+events``.
 """
 
 from __future__ import annotations

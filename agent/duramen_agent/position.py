@@ -1,9 +1,10 @@
 """Positions: how far each file generation has been sealed, as the spool keeps it.
 
-A *generation* is one life of a file: from its creation (or truncation) to its truncation, or to the end of what can
-still be read of it after it was renamed or unlinked. Device and inode find a file again after a restart; they may be
-reused, so the position holds a fingerprint of the first bytes, too. It is keyed with a key that lies in the same
-spool and is never sealed or sent: it keeps a guess from being confirmed by whoever sees a position without the spool.
+A *generation* is one life of a file: from its creation (or truncation) to its truncation, or to the end of
+what can still be read of it after it was renamed or unlinked. Device and inode find a file again after a
+restart; they may be reused, so the position holds a fingerprint of the first bytes, too. It is keyed with a
+key that lies in the same spool and is never sealed or sent: it keeps a guess from being confirmed by
+whoever sees a position without the spool.
 """
 
 from __future__ import annotations

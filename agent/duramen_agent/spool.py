@@ -1,21 +1,23 @@
-"""The spool: one SQLite database that holds sealed blocks until they may be deleted, and everything that has to
-change together with them.
+"""The spool: one SQLite database that holds sealed blocks until they may be deleted, and everything that
+has to change together with them.
 
-Guarantees
-- :meth:`Spool.append` is one transaction: block, body, chain state, file positions, envelopes, events. After it returns, all
-  of it is on disk (WAL, ``synchronous=FULL``: the WAL is synced at every commit); if the process or the machine dies before,
-  none of it is there. So no line is lost and none is sealed twice, whatever the instant.
-- Nothing is deleted but by :meth:`Spool.mark_published` and :meth:`Spool.prune`, and only up to the published seq.
-- One process at a time: the database is opened in exclusive locking mode, and a second opener is refused.
-- No method returns or holds more than the caller's bound plus one block.
+Guarantees - :meth:`Spool.append` is one transaction: block, body, chain state, file positions, envelopes,
+events. After it returns, all of it is on disk (WAL, ``synchronous=FULL``: the WAL is synced at every
+commit); if the process or the machine dies before, none of it is there. So no line is lost and none is
+sealed twice, whatever the instant. - Nothing is deleted but by :meth:`Spool.mark_published` and
+:meth:`Spool.prune`, and only up to the published seq. - One process at a time: the database is opened in
+exclusive locking mode, and a second opener is refused. - No method returns or holds more than the caller's
+bound plus one block.
 
-Space. Deleted pages are reused before the file grows, so in steady state nothing is written beyond the blocks themselves. After
-a long outage the file would stay large: ``auto_vacuum=INCREMENTAL`` gives pages beyond :data:`_KEPT_FREE_PAGES` back to the
-file system, at most :data:`_VACUUM_PAGES` a call, so that a prune never stalls the agent. The WAL is checkpointed every 1,000 pages
-and cut back to 8 MiB after a large transaction.
+Space. Deleted pages are reused before the file grows, so in steady state nothing is written beyond the
+blocks themselves. After a long outage the file would stay large: ``auto_vacuum=INCREMENTAL`` gives pages
+beyond :data:`_KEPT_FREE_PAGES` back to the file system, at most :data:`_VACUUM_PAGES` a call, so that a
+prune never stalls the agent. The WAL is checkpointed every 1,000 pages and cut back to 8 MiB after a large
+transaction.
 
-It holds no key that opens a body and none that signs: data keys live in memory, the ratchet's seed in a file of its own.
-A spool that was rolled back shows by a seed file that leads it (:mod:`duramen_agent.sealer`).
+It holds no key that opens a body and none that signs: data keys live in memory, the ratchet's seed in a
+file of its own. A spool that was rolled back shows by a seed file that leads it
+(:mod:`duramen_agent.sealer`).
 """
 
 from __future__ import annotations
@@ -140,7 +142,10 @@ class SpoolUsage:
 
 
 class Spool:
-    """The spool in the SQLite file ``path``; ``vfs`` names a registered apsw VFS (the default is the system's)."""
+    """The spool in the SQLite file ``path``.
+
+    ``vfs`` names a registered apsw VFS (the default is the system's).
+    """
 
     def __init__(self, path: str, vfs: str | None = None) -> None:
         with _mapped(path):
@@ -252,8 +257,8 @@ class Spool:
         return Seq(head + 1 if row is None or row[0] is None else row[0])
 
     def blocks(self, first_seq: int, max_bytes: int, max_count: int) -> list[StoredBlock]:
-        """Consecutive blocks from ``first_seq`` (or the lowest kept after it): at most ``max_count``, and as many as have
-        at most ``max_bytes`` together, but at least one if there is one.
+        """Consecutive blocks from ``first_seq`` (or the lowest kept after it): at most ``max_count``, and
+        as many as have at most ``max_bytes`` together, but at least one if there is one.
         """
         last, total = None, 0
         sizes = self._rows(
@@ -343,8 +348,9 @@ class Spool:
     ) -> None:
         """Make ``block`` durable together with all that follows from it, in one transaction.
 
-        ``positions`` are those that changed; ``envelopes`` come with a keys block, with the ``group`` it names; ``configuration``
-        is the digest that a start event recorded. SpoolFull and StorageError leave everything as it was.
+        ``positions`` are those that changed; ``envelopes`` come with a keys block, with the ``group`` it
+        names; ``configuration`` is the digest that a start event recorded. SpoolFull and StorageError leave
+        everything as it was.
         """
         if state.seq != block.header.seq or (envelopes is not None) != (block.header.kind is BlockKind.KEYS):
             raise UsageError("a block is spooled with its own chain state, and a keys block with envelopes")
@@ -427,18 +433,24 @@ class Spool:
             self._db.execute("DELETE FROM event WHERE id <= (SELECT max(id) FROM event) - ?", (EVENTS_KEPT,))
 
     def write_positions(self, positions: Sequence[Position]) -> None:
-        """Store positions that changed without a block: a rotated file that was sealed to its end is given up."""
+        """Store positions that changed without a block.
+
+        A rotated file that was sealed to its end is given up.
+        """
         with self._transaction():
             self._write_positions(positions)
 
     def mark_envelopes_accepted(self, dek: DataKeyId, *, accepted: bool = True) -> None:
-        """The collector holds the envelopes of ``dek``; or, ``accepted=False``, it says that it lacks them."""
+        """The collector holds the envelopes of ``dek``.
+
+        Or, ``accepted=False``, it says that it lacks them.
+        """
         with self._transaction():
             self._db.execute("UPDATE envelope SET accepted = ? WHERE dek = ?", (accepted, dek))
 
     def mark_accepted(self, seq: int) -> None:
-        """The collector holds everything up to ``seq``. It may fall back to the published seq: a collector that lost its
-        database is sent again what had no receipt.
+        """The collector holds everything up to ``seq``. It may fall back to the published seq: a collector
+        that lost its database is sent again what had no receipt.
         """
         with self._transaction():
             self._db.execute(
@@ -449,9 +461,9 @@ class Spool:
     def mark_published(
         self, through_seq: int, size: int, root: Digest, note: bytes, keep_ns: int, now_ns: int
     ) -> None:
-        """A verified receipt covers everything up to ``through_seq`` (-1: nothing yet, only the checkpoint is new): remember its
-        checkpoint (``size``, ``root``, the signed ``note``), and delete what was published at least ``keep_ns`` ago.
-        UsageError for a seq that the chain has not reached.
+        """A verified receipt covers everything up to ``through_seq`` (-1: nothing yet, only the checkpoint
+        is new): remember its checkpoint (``size``, ``root``, the signed ``note``), and delete what was
+        published at least ``keep_ns`` ago. UsageError for a seq that the chain has not reached.
         """
         with self._transaction():
             row = self._row("SELECT seq FROM chain")
