@@ -44,8 +44,8 @@ from duramen.names import DataKeyId, Digest, Seq
 from duramen.policy import Policy
 from duramen.ports import Random
 from duramen.statement import SIGNATURE_BYTES, BlockKind, parse_block_header
-from duramen_agent.answers import RefusalError, expect, expect_nothing
 from duramen_agent.agentstatus import ForwardStatus
+from duramen_agent.answers import RefusalError, expect, expect_nothing
 from duramen_agent.effects import HttpFailure, HttpRequest, HttpResponse
 from duramen_agent.failover import Failover
 from duramen_agent.inflight import Ask, Flight, InFlight, Lane, Session
