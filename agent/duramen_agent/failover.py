@@ -68,7 +68,7 @@ class Failover:
         """Leave ``url`` alone for a while."""
         peer = self._find(url)
         ceiling = min(BACKOFF_MAX_NS, BACKOFF_FIRST_NS << min(peer.failures, 16))
-        jitter = int.from_bytes(self._random.draw(8), "big") % (ceiling + 1)
+        jitter = ceiling * int.from_bytes(self._random.draw(8), "big") >> 64
         peer.failures += 1
         peer.not_before_ns = now_ns + max(jitter, min(retry_after_s, RETRY_AFTER_MAX_S) * 10**9)
 

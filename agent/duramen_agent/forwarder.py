@@ -123,8 +123,13 @@ class Forwarder:
         except RefusalError as error:
             self._on_refusal(flight, error, now_monotonic_ns)
         else:
-            if self._session is flight.session:
-                self._failover.succeeded(flight.session.collector)
+            self._forgive(flight)
+
+    def _forgive(self, flight: Flight) -> None:
+        """Forget earlier failures; a collector that answers every question but takes no blocks is not forgiven."""
+        if flight.session is self._session and (flight.last >= 0 or not self._more):
+            self._failover.succeeded(flight.session.collector)
+            self._last_error = None
 
     def on_failure(self, failure: HttpFailure, now_monotonic_ns: int) -> None:
         """No answer came."""
@@ -285,7 +290,6 @@ class Forwarder:
             self._receipts.accepted(accepted_seq, now)
             session.resumed = True
             session.wanted.clear()
-            self._last_error = None
             self._more = True
 
     def _hash_at(self, seq: int, state: SpoolState) -> bytes:
@@ -332,7 +336,6 @@ class Forwarder:
         for dek in answer.want:
             self._spool.mark_envelopes_accepted(dek, accepted=False)
             session.wanted.append(dek)
-        self._last_error = None
         if answer.accepted_seq > flight.accepted_seq:
             self._stuck = None
             self._singly = False
