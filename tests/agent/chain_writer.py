@@ -41,7 +41,9 @@ class ChainWriter:
         self.chain = self.state.chain
         spool.initialise(block, self.state, Digest(b"c" * 32), b"f" * 32)
 
-    def _header(self, kind: BlockKind, body: bytes, *, genesis=None, seq=None, dek=None, step=0) -> BlockHeader:
+    def _header(
+        self, kind: BlockKind, body: bytes, *, genesis=None, seq=None, dek=None, step=0
+    ) -> BlockHeader:
         state = None if genesis is not None else self.state
         records = kind is BlockKind.RECORDS and body != b""
         return BlockHeader(

@@ -31,7 +31,9 @@ def json_answer(body: bytes) -> Answer:
     return Answer(200, {"content-type": api.JSON_MEDIA_TYPE}, body)
 
 
-def problem(status: int, code: str, detail: str = "no", headers: dict[str, str] | None = None, **more) -> Answer:
+def problem(
+    status: int, code: str, detail: str = "no", headers: dict[str, str] | None = None, **more
+) -> Answer:
     body = api.Problem(status, code, detail, **more).encode()
     return Answer(status, {"content-type": api.PROBLEM_MEDIA_TYPE, **(headers or {})}, body)
 
@@ -89,7 +91,9 @@ class ReferenceCollector:
         query = {key: int(values[0]) for key, values in parse_qs(url.query).items()}
         if (method, what) == ("GET", "head"):
             return json_answer(
-                api.HeadAnswer(chain.state.seq, chain.state.head, len(chain.leaves) - 1, self._nonce()).encode()
+                api.HeadAnswer(
+                    chain.state.seq, chain.state.head, len(chain.leaves) - 1, self._nonce()
+                ).encode()
             )
         if (method, what) == ("POST", "blocks"):
             assert headers["content-type"] == FRAMES_MEDIA_TYPE
@@ -135,11 +139,11 @@ class ReferenceCollector:
                 after = advance(chain.state, block)
                 check_body(block, frame.body)
             except IntegrityError as error:
-                if error.code == "gap" or (error.code in ("replay", "link_broken") and header.seq <= chain.state.seq + 1):
+                if error.code == "gap" or (
+                    error.code in ("replay", "link_broken") and header.seq <= chain.state.seq + 1
+                ):
                     code = "gap" if error.code == "gap" else "fork"
-                    return problem(
-                        409, code, str(error), accepted_seq=chain.state.seq, head=chain.state.head
-                    )
+                    return problem(409, code, str(error), accepted_seq=chain.state.seq, head=chain.state.head)
                 return problem(422, error.code, str(error))
             chain.state = after
             chain.blocks.append(block)
@@ -158,7 +162,12 @@ class ReferenceCollector:
         return json_answer(answer.encode())
 
     def progress(
-        self, chain: Chain, first: int, seen: int, want: tuple[DataKeyId, ...] = (), nonce: bytes | None = None
+        self,
+        chain: Chain,
+        first: int,
+        seen: int,
+        want: tuple[DataKeyId, ...] = (),
+        nonce: bytes | None = None,
     ) -> api.ProgressAnswer:
         published = len(chain.leaves) - 1
         receipt = self.receipt(chain, first, seen) if first <= published and seen <= self.size else None

@@ -65,9 +65,7 @@ class World:
     def start(self) -> None:
         """Start the agent, or start it again after a kill."""
         self.queue.clear()
-        self.forwarder = Forwarder(
-            self.spool, self.settings, FixedRandom(), self.writer.sign_heartbeat
-        )
+        self.forwarder = Forwarder(self.spool, self.settings, FixedRandom(), self.writer.sign_heartbeat)
 
     def step(self) -> bool:
         """Do what is due, else go to the next instant at which something is; False when nothing ever is."""
@@ -451,7 +449,12 @@ def test_a_problem_that_contradicts_its_status_is_foreign():
 
 
 def test_retry_after_is_honoured_and_bounded():
-    for header, at_least, at_most in (("120", 120, 121), ("999999999", 600, 601), ("Tue, 1 Jan", 0, 1), ("-5", 0, 1)):
+    for header, at_least, at_most in (
+        ("120", 120, 121),
+        ("999999999", 600, 601),
+        ("Tue, 1 Jan", 0, 1),
+        ("-5", 0, 1),
+    ):
         world = World()
         answer = problem(429, "busy", "slow down", {"retry-after": header})
         world.fault = lambda *_, answer=answer: [(1, answer)]
@@ -669,7 +672,9 @@ def _forge(receipt: Receipt, how: str) -> Receipt:
         case "index":
             return replace(receipt, proofs=(InclusionProof(first.index + 1, first.hashes), *proofs[1:]))
         case "hash":
-            return replace(receipt, proofs=(InclusionProof(first.index, (b"\0" * 32, *first.hashes[1:])), *proofs[1:]))
+            return replace(
+                receipt, proofs=(InclusionProof(first.index, (b"\0" * 32, *first.hashes[1:])), *proofs[1:])
+            )
         case "fewer hashes":
             return replace(receipt, proofs=(InclusionProof(first.index, first.hashes[1:]), *proofs[1:]))
         case "order":
@@ -757,7 +762,9 @@ def test_a_shrunken_log_is_a_rollback_of_the_checkpoint():
     old = world.server.progress
     world.server.progress = lambda chain, first, seen, *rest, **more: replace(
         old(chain, first, seen, *rest, **more),
-        receipt=replace(world.server.receipt(chain, 0, 0), old_size=seen, first=first) if world.server.size else None,
+        receipt=replace(world.server.receipt(chain, 0, 0), old_size=seen, first=first)
+        if world.server.size
+        else None,
     )
     world.server.publish()
     world.run(20)
