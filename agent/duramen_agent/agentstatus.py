@@ -61,7 +61,9 @@ class SourceStatus:
     size: int
     behind_bytes: int
     state: str
-    """``reading``, ``rotated``, or what keeps it from being read, in a few words."""
+    """``reading``, ``rotated``, ``unlinked``, or what keeps it from being read, in a few words."""
+    is_problem: bool
+    """Whether the state asks for a person."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,8 @@ def _time(value: object) -> object:
 def _named(value: str) -> str:
     if value == EVENT_STREAM or not _NAME.fullmatch(value):
         raise ValueError(
-            f"{value!r} is not a name: 1 to 128 letters, digits, '.', '_', '-' and '/', beginning with a letter or digit"
+            f"{value!r} is not a name: 1 to 128 letters, digits, '.', '_', '-' and '/', "
+            "beginning with a letter or digit"
         )
     return value
 

@@ -211,8 +211,9 @@ class Generation:
         return fingerprint(self._key, self._opened().read_at(0, self._head_size)) == self._head
 
     def read(self, read_ns: int, *, final: bool = False) -> tuple[list[Chunk], Outcome]:
-        """Read on, about :data:`QUANTUM_BYTES`, or to the end of one record. Raises OSError, changing
-        nothing.
+        """Read on: about :data:`QUANTUM_BYTES`, or to the end of one record.
+
+        Raises OSError, changing nothing.
 
         ``final`` makes a torn record of an unfinished line at the end of the file.
         """

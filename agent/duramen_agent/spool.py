@@ -1,19 +1,19 @@
-"""The spool: one SQLite database that holds sealed blocks until they may be deleted, and everything that
-has to change together with them.
+"""The spool: one SQLite database of sealed blocks, and of everything that has to change together with them.
 
-Guarantees - :meth:`Spool.append` is one transaction: block, body, chain state, file positions, envelopes,
-events. After it returns, all of it is on disk (WAL, ``synchronous=FULL``: the WAL is synced at every
-commit); if the process or the machine dies before, none of it is there. So no line is lost and none is
-sealed twice, whatever the instant. - Nothing is deleted but by :meth:`Spool.mark_published` and
-:meth:`Spool.prune`, and only up to the published seq. - One process at a time: the database is opened in
-exclusive locking mode, and a second opener is refused. - No method returns or holds more than the caller's
-bound plus one block.
+Guarantees
+
+- :meth:`Spool.append` is one transaction: block, body, chain state, file positions, envelopes, events.
+After it returns, all of it is on disk (WAL, ``synchronous=FULL``: the WAL is synced at every commit); if
+the process or the machine dies before, none of it is there. So no line is lost and none is sealed twice. -
+Nothing is deleted but by :meth:`Spool.mark_published` and :meth:`Spool.prune`: a prefix of what is
+published. - One process at a time: the database is opened in exclusive locking mode, and a second opener is
+refused. - No method returns or holds more than the caller's bound plus one block.
 
 Space. Deleted pages are reused before the file grows, so in steady state nothing is written beyond the
 blocks themselves. After a long outage the file would stay large: ``auto_vacuum=INCREMENTAL`` gives pages
 beyond :data:`_KEPT_FREE_PAGES` back to the file system, at most :data:`_VACUUM_PAGES` a call, so that a
-prune never stalls the agent. The WAL is checkpointed every 1,000 pages and cut back to 8 MiB after a large
-transaction.
+prune does not stall the agent. The WAL is checkpointed every 1,000 pages and cut back to 8 MiB after a
+large transaction.
 
 It holds no key that opens a body and none that signs: data keys live in memory, the ratchet's seed in a
 file of its own. A spool that was rolled back shows by a seed file that leads it
@@ -24,121 +24,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import apsw
 
-from duramen import canonical
 from duramen.api import EnvelopeUpload, parse_envelope_upload
-from duramen.canonical import Fields
-from duramen.chain import ChainState, DataKeyUse
-from duramen.errors import ConfigurationError, StorageError, UsageError
+from duramen.chain import ChainState
+from duramen.errors import ConfigurationError, UsageError
 from duramen.names import ZERO_DIGEST, ChainId, DataKeyId, Digest, Seq
 from duramen.statement import Block, BlockKind
 from duramen_agent.event import AgentEvent
 from duramen_agent.position import Position
+from duramen_agent.spoolschema import SCHEMA, SCHEMA_VERSION, SpoolFull, mapped
+from duramen_agent.spoolstate import (
+    Identity,
+    ShredGroup,
+    SpoolState,
+    SpoolUsage,
+    StoredBlock,
+    encode_keys,
+    parse_keys,
+)
 
-SCHEMA_VERSION: Final = 1
+__all__ = [
+    "EVENTS_KEPT",
+    "Identity",
+    "ShredGroup",
+    "Spool",
+    "SpoolFull",
+    "SpoolState",
+    "SpoolUsage",
+    "StoredBlock",
+]
+
 EVENTS_KEPT: Final = 1000
 """Events that stay readable in the clear; all of them are in the chain."""
 _KEPT_FREE_PAGES: Final = 4096
 _VACUUM_PAGES: Final = 2048
-_SCHEMA: Final = """
-CREATE TABLE chain (
-    id INTEGER PRIMARY KEY CHECK (id = 1),
-    tenant TEXT NOT NULL, agent TEXT NOT NULL, chain BLOB NOT NULL,
-    seq INTEGER NOT NULL, head BLOB NOT NULL, records INTEGER NOT NULL, next_public BLOB NOT NULL,
-    sealed_ns INTEGER NOT NULL, stopped INTEGER NOT NULL, keys BLOB NOT NULL,
-    accepted_seq INTEGER NOT NULL DEFAULT -1, published_seq INTEGER NOT NULL DEFAULT -1,
-    seen_size INTEGER NOT NULL DEFAULT 0, seen_root BLOB NOT NULL, seen_note BLOB NOT NULL DEFAULT x'',
-    configuration BLOB NOT NULL, fingerprint_key BLOB NOT NULL, next_generation INTEGER NOT NULL DEFAULT 1,
-    lost_bytes INTEGER NOT NULL DEFAULT 0, loss_events INTEGER NOT NULL DEFAULT 0
-) STRICT;
-CREATE TABLE shred_group (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
-CREATE TABLE block (
-    seq INTEGER PRIMARY KEY, size INTEGER NOT NULL, sealed_ns INTEGER NOT NULL, published_ns INTEGER,
-    header BLOB NOT NULL, signature BLOB NOT NULL, body BLOB NOT NULL
-) STRICT;
-CREATE TABLE envelope (
-    dek BLOB PRIMARY KEY, keys_seq INTEGER NOT NULL, shred_group INTEGER NOT NULL, class INTEGER NOT NULL,
-    accepted INTEGER NOT NULL DEFAULT 0, upload BLOB NOT NULL
-) STRICT;
-CREATE TABLE position (
-    generation INTEGER PRIMARY KEY, stream TEXT NOT NULL, path BLOB NOT NULL, device TEXT NOT NULL, inode TEXT NOT NULL,
-    file_offset INTEGER NOT NULL, size INTEGER NOT NULL, head_size INTEGER NOT NULL, head BLOB NOT NULL,
-    continuing INTEGER NOT NULL
-) STRICT;
-CREATE TABLE event (id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, record BLOB NOT NULL) STRICT;
-"""
-
-
-class SpoolFull(StorageError):
-    """The disk under the spool has no room left; nothing of the transaction was kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who writes this chain."""
-
-    tenant: str
-    agent: str
-    chain: ChainId
-
-
-@dataclass(frozen=True, slots=True)
-class ShredGroup:
-    """A shred group's number in this chain, and its name in the configuration."""
-
-    number: int
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolState:
-    """What the spool remembers besides blocks."""
-
-    identity: Identity
-    chain: ChainState
-    positions: tuple[Position, ...]
-    groups: tuple[ShredGroup, ...]
-    first_seq: Seq
-    """The lowest block still kept; one past the head when none is."""
-    accepted_seq: int
-    """-1 before the collector accepted any."""
-    published_seq: int
-    """-1 before any was published."""
-    seen_size: int
-    seen_root: Digest
-    seen_note: bytes
-    """The last checkpoint that was verified, as a signed note; empty before the first."""
-    configuration: Digest
-    """SHA-256 of the configuration that the last start recorded."""
-    fingerprint_key: bytes
-    next_generation: int
-    lost_bytes: int
-    loss_events: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredBlock:
-    """A block as it travels."""
-
-    seq: Seq
-    header_bytes: bytes
-    signature: bytes
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolUsage:
-    """How much the spool holds."""
-
-    blocks: int
-    bytes: int
-    """Pages in use, in bytes; what the limit ``spool.max_bytes`` is held against."""
-    oldest_ns: int | None
-    """When the oldest block still kept was sealed, Unix ns."""
 
 
 class Spool:
@@ -148,11 +70,11 @@ class Spool:
     """
 
     def __init__(self, path: str, vfs: str | None = None) -> None:
-        with _mapped(path):
+        with mapped(path):
             self._db = apsw.Connection(path, vfs=vfs)
         self._path = path
         try:
-            with _mapped(path):
+            with mapped(path):
                 self._prepare()
         except BaseException:
             self._db.close()
@@ -171,7 +93,7 @@ class Spool:
         db.pragma("secure_delete", False)  # bodies are ciphertext
         with self._transaction():  # takes the exclusive lock, which is then kept
             if version == 0:
-                db.execute(_SCHEMA)
+                db.execute(SCHEMA)
                 db.pragma("user_version", SCHEMA_VERSION)
             elif version != SCHEMA_VERSION:
                 raise ConfigurationError(
@@ -181,12 +103,12 @@ class Spool:
 
     def close(self) -> None:
         """Release the database; the WAL is checkpointed into it."""
-        with _mapped(self._path):
+        with mapped(self._path):
             self._db.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _mapped(self._path):
+        with mapped(self._path):
             self._db.execute("BEGIN EXCLUSIVE")
             try:
                 yield
@@ -197,11 +119,11 @@ class Spool:
                 raise
 
     def _row(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> tuple[Any, ...] | None:
-        with _mapped(self._path):
+        with mapped(self._path):
             return next(iter(self._db.execute(sql, values)), None)
 
     def _rows(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
-        with _mapped(self._path):
+        with mapped(self._path):
             return list(self._db.execute(sql, values))
 
     # Reading
@@ -209,9 +131,9 @@ class Spool:
     def load(self) -> SpoolState | None:
         """Everything but the blocks; None before :meth:`initialise`."""
         row = self._row(
-            "SELECT tenant, agent, chain, seq, head, records, next_public, sealed_ns, stopped, keys, accepted_seq, "
-            "published_seq, seen_size, seen_root, seen_note, configuration, fingerprint_key, next_generation, "
-            "lost_bytes, loss_events FROM chain"
+            "SELECT tenant, agent, chain, seq, head, records, next_public, sealed_ns, stopped, keys, "
+            "accepted_seq, published_seq, seen_size, seen_root, seen_note, configuration, fingerprint_key, "
+            "next_generation, lost_bytes, loss_events FROM chain"
         )
         if row is None:
             return None
@@ -225,7 +147,7 @@ class Spool:
             next_public=row[6],
             sealed_ns=row[7],
             stopped=bool(row[8]),
-            keys=_parse_keys(row[9]),
+            keys=parse_keys(row[9]),
         )
         return SpoolState(
             identity=Identity(row[0], row[1], ChainId(row[2])),
@@ -257,8 +179,10 @@ class Spool:
         return Seq(head + 1 if row is None or row[0] is None else row[0])
 
     def blocks(self, first_seq: int, max_bytes: int, max_count: int) -> list[StoredBlock]:
-        """Consecutive blocks from ``first_seq`` (or the lowest kept after it): at most ``max_count``, and
-        as many as have at most ``max_bytes`` together, but at least one if there is one.
+        """Consecutive blocks from ``first_seq``, or from the lowest kept after it.
+
+        At most ``max_count``, and as many as have at most ``max_bytes`` together, but at least one if there
+        is one.
         """
         last, total = None, 0
         sizes = self._rows(
@@ -278,7 +202,7 @@ class Spool:
         return [StoredBlock(Seq(seq), header, signature, body) for seq, header, signature, body in rows]
 
     def entries(self, first_seq: int, count: int) -> list[bytes]:
-        """Statements (header and signature) of at most ``count`` consecutive blocks from ``first_seq``, without bodies."""
+        """Statements of at most ``count`` consecutive blocks from ``first_seq``, without bodies."""
         return [
             header + signature
             for header, signature in self._rows(
@@ -293,7 +217,7 @@ class Spool:
         return None if row is None else parse_envelope_upload(row[0])
 
     def deks_before(self, seq: int) -> list[DataKeyId]:
-        """Data keys introduced at or before block ``seq`` whose envelopes the collector has not accepted, in chain order."""
+        """Data keys introduced up to block ``seq`` whose envelopes are not accepted, in chain order."""
         rows = self._rows(
             "SELECT dek FROM envelope WHERE keys_seq <= ? AND NOT accepted ORDER BY keys_seq", (seq,)
         )
@@ -301,14 +225,24 @@ class Spool:
 
     def usage(self) -> SpoolUsage:
         """How much there is."""
-        row = self._row("SELECT count(*), (SELECT sealed_ns FROM block ORDER BY seq LIMIT 1) FROM block") or (
-            0,
-            None,
-        )
-        with _mapped(self._path):
+        # Only prefixes are deleted, so the ends say how many there are; counting would read every page.
+        ends = "SELECT seq, sealed_ns FROM block ORDER BY seq"
+        first, last = self._row(f"{ends} LIMIT 1"), self._row(f"{ends} DESC LIMIT 1")
+        count = 0 if first is None or last is None else last[0] - first[0] + 1
+        with mapped(self._path):
             pages = self._db.pragma("page_count") - self._db.pragma("freelist_count")
             size = self._db.pragma("page_size")
-        return SpoolUsage(row[0], pages * size, row[1])
+        return SpoolUsage(count, pages * size, None if first is None else first[1])
+
+    def seen(self) -> tuple[int, Digest]:
+        """Size and root of the last checkpoint that was verified; 0 and zeros before the first."""
+        row = self._row("SELECT seen_size, seen_root FROM chain")
+        return (0, ZERO_DIGEST) if row is None else (row[0], Digest(row[1]))
+
+    def losses(self) -> tuple[int, int]:
+        """Bytes lost and loss events, over the life of the chain."""
+        row = self._row("SELECT lost_bytes, loss_events FROM chain")
+        return (0, 0) if row is None else (row[0], row[1])
 
     def events(self, count: int = EVENTS_KEPT) -> list[bytes]:
         """The latest ``count`` agent events as they were sealed (JSON lines), oldest first."""
@@ -327,8 +261,9 @@ class Spool:
                     "this spool holds a chain already; move the state directory aside to enrol anew"
                 )
             self._db.execute(
-                "INSERT INTO chain (id, tenant, agent, chain, seq, head, records, next_public, sealed_ns, stopped, keys, "
-                "seen_root, configuration, fingerprint_key) VALUES (1, ?, ?, ?, 0, x'', 0, x'', 0, 0, x'', ?, ?, ?)",
+                "INSERT INTO chain (id, tenant, agent, chain, seq, head, records, next_public, sealed_ns, stopped, "
+                "keys, seen_root, configuration, fingerprint_key) "
+                "VALUES (1, ?, ?, ?, 0, x'', 0, x'', 0, 0, x'', ?, ?, ?)",
                 (state.tenant, state.agent, state.chain, ZERO_DIGEST, configuration, fingerprint_key),
             )
             self._write_state(state)
@@ -382,7 +317,8 @@ class Spool:
 
     def _write_state(self, state: ChainState) -> None:
         self._db.execute(
-            "UPDATE chain SET seq = ?, head = ?, records = ?, next_public = ?, sealed_ns = ?, stopped = ?, keys = ?",
+            "UPDATE chain SET seq = ?, head = ?, records = ?, next_public = ?, sealed_ns = ?, stopped = ?, "
+            "keys = ?",
             (
                 state.seq,
                 state.head,
@@ -390,7 +326,7 @@ class Spool:
                 state.next_public,
                 state.sealed_ns,
                 state.stopped,
-                _encode_keys(state.keys),
+                encode_keys(state.keys),
             ),
         )
 
@@ -449,8 +385,10 @@ class Spool:
             self._db.execute("UPDATE envelope SET accepted = ? WHERE dek = ?", (accepted, dek))
 
     def mark_accepted(self, seq: int) -> None:
-        """The collector holds everything up to ``seq``. It may fall back to the published seq: a collector
-        that lost its database is sent again what had no receipt.
+        """The collector holds everything up to ``seq``.
+
+        It may fall back, to the published seq at most: a collector that lost its database is sent again
+        what had no receipt.
         """
         with self._transaction():
             self._db.execute(
@@ -461,17 +399,18 @@ class Spool:
     def mark_published(
         self, through_seq: int, size: int, root: Digest, note: bytes, keep_ns: int, now_ns: int
     ) -> None:
-        """A verified receipt covers everything up to ``through_seq`` (-1: nothing yet, only the checkpoint
-        is new): remember its checkpoint (``size``, ``root``, the signed ``note``), and delete what was
-        published at least ``keep_ns`` ago. UsageError for a seq that the chain has not reached.
+        """A verified receipt covers everything up to ``through_seq``; -1 when only its checkpoint is new.
+
+        Remembers the checkpoint (``size``, ``root``, the signed ``note``) and deletes what was published at
+        least ``keep_ns`` ago. UsageError for a seq that the chain has not reached.
         """
         with self._transaction():
             row = self._row("SELECT seq FROM chain")
             if row is None or through_seq > row[0]:
                 raise UsageError(f"block {through_seq} cannot be published: the chain has not reached it")
             self._db.execute(
-                "UPDATE chain SET published_seq = max(published_seq, ?), accepted_seq = max(accepted_seq, ?), "
-                "seen_size = ?, seen_root = ?, seen_note = ?",
+                "UPDATE chain SET published_seq = max(published_seq, ?), "
+                "accepted_seq = max(accepted_seq, ?), seen_size = ?, seen_root = ?, seen_note = ?",
                 (through_seq, through_seq, size, root, note),
             )
             self._db.execute(
@@ -490,69 +429,21 @@ class Spool:
     def _delete(self, keep_ns: int, now_ns: int) -> None:
         # Only a prefix of the chain is deleted: the oldest block that has to stay keeps all after it.
         self._db.execute(
-            "DELETE FROM block WHERE seq < coalesce((SELECT seq FROM block WHERE published_ns IS NULL OR published_ns > ? "
-            "ORDER BY seq LIMIT 1), 9223372036854775807)",
+            "DELETE FROM block WHERE seq < coalesce((SELECT seq FROM block "
+            "WHERE published_ns IS NULL OR published_ns > ? ORDER BY seq LIMIT 1), 9223372036854775807)",
             (now_ns - keep_ns,),
         )
-        # Envelopes are needed while a block under their data key is kept: until a later key of the same group and
-        # class was introduced before the oldest block left.
+        # Envelopes are needed while a block under their data key is kept: until a later key of the same group
+        # and class was introduced before the oldest block left.
         self._db.execute(
-            "DELETE FROM envelope WHERE accepted AND EXISTS (SELECT 1 FROM envelope AS later WHERE "
-            "later.shred_group = envelope.shred_group AND later.class = envelope.class AND later.keys_seq > envelope.keys_seq "
+            "DELETE FROM envelope WHERE accepted AND EXISTS (SELECT 1 FROM envelope AS later "
+            "WHERE later.shred_group = envelope.shred_group AND later.class = envelope.class "
+            "AND later.keys_seq > envelope.keys_seq "
             "AND later.keys_seq <= coalesce((SELECT min(seq) FROM block), (SELECT seq FROM chain)))"
         )
 
     def _give_back(self) -> None:
-        with _mapped(self._path):
+        with mapped(self._path):
             surplus = self._db.pragma("freelist_count") - _KEPT_FREE_PAGES
             if surplus > 0:
                 self._db.execute(f"PRAGMA incremental_vacuum({min(surplus, _VACUUM_PAGES)})").fetchall()
-
-
-def _encode_keys(keys: Mapping[tuple[int, int], DataKeyUse]) -> bytes:
-    return canonical.encode(
-        [
-            {
-                "class": class_,
-                "dek": use.dek.hex(),
-                "group": group,
-                "next_step": use.next_step,
-                "since": canonical.wide(use.since_ns),
-            }
-            for (group, class_), use in sorted(keys.items())
-        ]
-    )
-
-
-def _parse_keys(data: bytes) -> Mapping[tuple[int, int], DataKeyUse]:
-    value = canonical.decode(data, "the spool's list of data keys")
-    keys = {}
-    for item in Fields({"keys": value}, "the spool").items("keys", 2**24):
-        fields = Fields(item, "a data key of the spool")
-        use = DataKeyUse(DataKeyId(fields.hexed("dek", 16)), fields.uint("next_step"), fields.uint("since"))
-        keys[fields.uint("group"), fields.uint("class")] = use
-        fields.finish()
-    return keys
-
-
-@contextmanager
-def _mapped(path: str) -> Iterator[None]:
-    """Map every error of apsw to one of ours."""
-    try:
-        yield
-    except apsw.FullError as error:
-        raise SpoolFull(
-            f"the disk under the spool {path} is full; free some space, reading resumes by itself"
-        ) from error
-    except (apsw.BusyError, apsw.LockedError) as error:
-        raise ConfigurationError(f"the spool {path} is in use by another agent; stop it first") from error
-    except (apsw.CantOpenError, apsw.PermissionsError, apsw.ReadOnlyError, apsw.AuthError) as error:
-        raise ConfigurationError(
-            f"the spool {path} cannot be opened for writing ({error}); check the state directory and its owner"
-        ) from error
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise StorageError(
-            f"the spool {path} is damaged ({error}); keep it for examination and enrol this host as a replacement"
-        ) from error
-    except apsw.Error as error:
-        raise StorageError(f"the spool {path} failed: {error}; check the disk under it") from error

@@ -44,6 +44,7 @@ RESCAN_NS: Final = 10 * 10**9
 QUIET_NS: Final = 30 * 10**9
 DISCOVERY_SPACING_NS: Final = 100 * 10**6
 """Reported changes start at most one discovery in this time."""
+NO_FILE_YET: Final = "no file matches yet"
 CHUNKS_MAX: Final = 4096
 """Runs in one round: their manifest lines stay well below the limit of a manifest."""
 
@@ -185,7 +186,7 @@ class Tailer:
             stat = self._disk.stat(pattern)
         except OSError as error:
             return _reason(error)
-        return "no file matches yet" if stat.is_regular else "not a regular file"
+        return NO_FILE_YET if stat.is_regular else "not a regular file"
 
     def _begin(self, path: bytes, stat: FileStat, source: Source) -> Generation:
         number = self._next_generation
@@ -271,7 +272,7 @@ class Tailer:
                 now.wall_ns,
                 {
                     **_names(generation),
-                    "detail": "the file went away while it was not open; what was written after the offset cannot be known",
+                    "detail": "the file went away while it was not open: what it held last cannot be known",
                 },
                 lost_bytes=max(0, generation.size - generation.sealed),
             ),
@@ -329,7 +330,7 @@ class Tailer:
         return True
 
     def _make_room(self) -> bool:
-        """Close what is idle and can be found again, the least recently read first, until one more may be opened."""
+        """Close a file that is idle and can be found again, the least recently read, if no more may be open."""
         if len(self._open) >= self._max_open:
             idle = (item for item in self._open.values() if item.name is not None and not item.behind)
             victim = next(idle, None)
@@ -454,7 +455,7 @@ class Tailer:
         return sum(item.behind for item in self._by_identity.values() if item.name is None and item.file)
 
     def drop_held(self, limit_bytes: int, now: Moment) -> None:
-        """Let the oldest unlinked files go, with a loss event each, until at most ``limit_bytes`` are held."""
+        """Let the oldest unlinked files go, with an event each, until at most ``limit_bytes`` are held."""
         held = [item for item in self._by_identity.values() if item.name is None and item.file is not None]
         for generation in held:
             try:
@@ -485,12 +486,14 @@ class Tailer:
                 behind_bytes=max(0, item.size - item.sealed),
                 state=item.problem
                 or ("unlinked" if item.name is None else "rotated" if item.rotated else "reading"),
+                is_problem=item.problem is not None,
             )
             for item in self._by_identity.values()
         ]
         for (number, pattern), reason in self._waiting.items():
             stream = self._sources[number].stream
-            found.append(SourceStatus(stream, readable(pattern), None, 0, 0, 0, reason))
+            problem = reason != NO_FILE_YET
+            found.append(SourceStatus(stream, readable(pattern), None, 0, 0, 0, reason, problem))
         return found
 
     def close(self) -> None:
@@ -517,7 +520,7 @@ def _names(generation: Generation) -> dict[str, str | int]:
 
 def _reason(error: OSError) -> str:
     if error.errno == errno.ENOENT:
-        return "no file matches yet"
+        return NO_FILE_YET
     if error.errno in (errno.EACCES, errno.EPERM):
         return "permission denied"
     return (error.strerror or str(error)).lower()
