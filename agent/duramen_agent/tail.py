@@ -213,29 +213,38 @@ class Tailer:
         """Look for files that no pattern matches any more: by the name they had, or beside it."""
         listed: dict[bytes, dict[tuple[int, int], tuple[bytes, FileStat]]] = {}
         for generation in missing:
-            at = generation.name or generation.path
-            stat = self._stat(at)
-            if stat is None or (stat.device, stat.inode) != generation.identity:
-                directory = beside(at)
-                if directory not in listed:
-                    listed[directory] = dict(self._listing(directory))
-                hit = listed[directory].get(generation.identity)
-                if hit is None or not self._recognises(generation, hit[0]):
-                    self._lost_sight(generation, listed[directory], now)
-                    continue
-                at, stat = hit
-            self._found(generation, at, stat, now)
+            try:
+                self._search_one(generation, listed, now)
+            except OSError as error:  # nothing can be concluded from what cannot be looked at
+                generation.problem = _reason(error)
+
+    def _search_one(
+        self,
+        generation: Generation,
+        listed: dict[bytes, dict[tuple[int, int], tuple[bytes, FileStat]]],
+        now: Moment,
+    ) -> None:
+        at = generation.name or generation.path
+        stat = self._stat(at)
+        if stat is None or (stat.device, stat.inode) != generation.identity:
+            directory = beside(at)
+            if directory not in listed:
+                listed[directory] = dict(self._listing(directory))
+            hit = listed[directory].get(generation.identity)
+            if hit is None or not self._recognises(generation, hit[0]):
+                self._lost_sight(generation, listed[directory], now)
+                return
+            at, stat = hit
+        self._found(generation, at, stat, now)
 
     def _recognises(self, generation: Generation, path: bytes) -> bool:
-        """Whether ``path``, which no pattern matches, is the generation's file and not another one under its inode."""
+        """Whether ``path`` is the generation's file, and not another one under its inode. May raise OSError."""
         if generation.file is not None:
             return True
         try:
             generation.file = self._disk.open(path)
             stat = generation.file.stat()
             same = (stat.device, stat.inode) == generation.identity and generation.is_same(stat)
-        except OSError:
-            return True  # not to be judged now
         finally:
             generation.close()
         return same
@@ -247,9 +256,10 @@ class Tailer:
                 yield (stat.device, stat.inode), (path, stat)
 
     def _stat(self, path: bytes) -> FileStat | None:
+        """None where there is nothing; raises OSError where that cannot be known."""
         try:
             return self._disk.stat(path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def _lost_sight(
