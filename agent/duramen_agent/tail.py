@@ -142,7 +142,6 @@ class Tailer:
 
     def discover(self, now: Moment) -> None:
         """One discovery round."""
-        first = self._last_discovery_ns is None
         self._last_discovery_ns, self._discovery_due = now.monotonic_ns, False
         names = self._matched = self._expand()
         seen: dict[tuple[int, int], bytes] = {}
@@ -159,7 +158,7 @@ class Tailer:
         self._search(missing, now)
         self._by_name = {item.name: item for item in self._by_identity.values() if item.name is not None}
         for generation in list(self._by_identity.values()):
-            self._settle(generation, now, first=first)
+            self._settle(generation, now)
 
     def _expand(self) -> dict[bytes, tuple[FileStat, Source]]:
         """Every file that a pattern matches, for the first source that wants it."""
@@ -277,7 +276,7 @@ class Tailer:
             generation.quiet_since_ns = now.monotonic_ns
         generation.name, generation.problem = None, None
 
-    def _settle(self, generation: Generation, now: Moment, *, first: bool) -> None:
+    def _settle(self, generation: Generation, now: Moment) -> None:
         """Open what may be needed, and end what is over."""
         if generation.name is None and generation.problem is None:
             if generation.file is None:
@@ -285,7 +284,7 @@ class Tailer:
                 return
             self._ready[generation.number] = generation  # its growth is reported by nobody
         elif generation.name is not None and generation.file is None and len(self._open) < self._max_open:
-            self._reopen(generation, now, first=first)
+            self._reopen(generation, now)
 
     def _vanish(self, generation: Generation, now: Moment) -> None:
         if generation.number in self._expected:  # the last of its rotations, long read to its end
@@ -322,7 +321,7 @@ class Tailer:
 
     # Descriptors
 
-    def _reopen(self, generation: Generation, now: Moment, *, first: bool = False) -> bool:
+    def _reopen(self, generation: Generation, now: Moment) -> bool:
         """Open the file under its name, if it is the one that was read before.
 
         Otherwise another generation begins.
@@ -349,7 +348,7 @@ class Tailer:
         generation.problem = None
         self._open[generation.number] = generation
         if not same:
-            self._replace(generation, stat, now, first=first)
+            self._replace(generation, stat, now, reopened=True)
             return False
         if generation.end < stat.size:
             self._ready[generation.number] = generation
@@ -366,25 +365,25 @@ class Tailer:
             del self._open[victim.number]
         return True
 
-    def _replace(self, generation: Generation, stat: FileStat, now: Moment, *, first: bool) -> None:
-        """The file was truncated or rewritten, or another one got its inode.
+    def _replace(self, generation: Generation, stat: FileStat, now: Moment, *, reopened: bool) -> None:
+        """End this generation and begin the next: the file is not what was read before.
 
-        End this generation, begin the next.
+        It was truncated or rewritten; or, if it was ``reopened``, it may be another one under the same inode.
         """
         chunks = generation.salvage(now.wall_ns)
         details = {
             **_names(generation),
             "size_before": generation.size,
             "size_after": stat.size,
-            "detail": "the file was truncated or rewritten"
-            + (" while the agent was not running" if first else "")
-            + "; what was written after the last read and before that cannot be known",
+            "detail": "the file was truncated, rewritten or replaced"
+            + (" while it was not open" if reopened else "")
+            + ": what was written after the last look and before that cannot be known",
         }
         lost = generation.lost_bytes(stat.size)
         file, generation.file = generation.file, None
         self._end(generation, AgentEvent(EventKind.TRUNCATED, now.wall_ns, details, lost), chunks)
-        if generation.name is not None and generation.name not in self._matched:
-            # It was followed out of the patterns: what replaced it there is not to be read.
+        if reopened and generation.name not in self._matched:
+            # It was followed out of the patterns: another file there is not to be read.
             if file is not None:
                 file.close()
             return
@@ -471,7 +470,7 @@ class Tailer:
         except OSError:
             stat = None
         if stat is not None:
-            self._replace(generation, stat, now, first=False)
+            self._replace(generation, stat, now, reopened=False)
 
     def _is_over(self, generation: Generation, now: Moment) -> bool:
         return generation.rotated and now.monotonic_ns - generation.quiet_since_ns >= QUIET_NS

@@ -68,6 +68,8 @@ class World:
             known = self.host.engine._tailer._by_identity.get((1, inode.number))
             if known is None or (known.name != path and self.disk.names.get(known.name) is not inode):
                 self.current[id(inode)].cut_off = True  # renamed out of the patterns before it was seen
+            if not inode.opened and sum(life.inode is inode for life in self.lives) > 1:
+                self.current[id(inode)].cut_off = True  # truncated, too, while nobody held it: an event says so
             self.disk.rename(path, target)
             self.changed.add(target)
             if old is not None:
