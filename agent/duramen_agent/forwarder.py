@@ -126,7 +126,7 @@ class Forwarder:
             self._forgive(flight)
 
     def _forgive(self, flight: Flight) -> None:
-        """Forget earlier failures; a collector that answers every question but takes no blocks is not forgiven."""
+        """Forget failures, but not of a collector that answers every question and takes no blocks."""
         if flight.session is self._session and (flight.last >= 0 or not self._more):
             self._failover.succeeded(flight.session.collector)
             self._last_error = None
