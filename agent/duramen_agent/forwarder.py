@@ -190,6 +190,14 @@ class Forwarder:
                 times.append(self._failover.probe_ns())
         return [time for time in times if time is not None]
 
+    @property
+    def settled(self) -> bool:
+        """Whether waiting for collectors is of no use: all is accepted, or none can be reached now."""
+        session = self._session
+        return session is None or not (
+            self._more or session.wanted or self._flights.busy(Lane.UPLOAD, session)
+        )
+
     def status(self, now_wall_ns: int) -> ForwardStatus:
         """How forwarding stands."""
         session = self._session
