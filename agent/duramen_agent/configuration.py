@@ -109,7 +109,7 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SourceConfiguration(_Section):
@@ -128,7 +128,7 @@ class SourceConfiguration(_Section):
     shred_group: Name = Field(default="default", description="What can be erased together.")
     retention_class: int = Field(default=0, ge=0, le=255, strict=True, description="The collector's class.")
     journald: Annotated[None, _unsupported("reading the journal")] = Field(
-        default=None, validate_default=False, description="Not supported in this release."
+        default=None, description="Not supported in this release."
     )
 
     @field_validator("labels")

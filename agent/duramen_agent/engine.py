@@ -90,7 +90,7 @@ class Engine:
         named = (configuration.tenant, configuration.agent)
         if named != (state.identity.tenant, state.identity.agent):
             raise ConfigurationError(
-                f"the configuration names tenant and agent {named[0]}/{named[1]}, but this host is enrolled as "
+                f"the configuration names the agent {named[0]}/{named[1]}, but this host is enrolled as "
                 f"{state.identity.tenant}/{state.identity.agent}; correct the names, or enrol anew"
             )
         self._configuration = configuration
@@ -170,7 +170,7 @@ class Engine:
     # Reading and sealing
 
     def _work(self, now: Moment) -> None:
-        reason = self._space(now)
+        reason = self._space()
         if reason is not None:
             self._hold(reason, now)
         elif self._drain(now):
@@ -183,7 +183,7 @@ class Engine:
             self._tailer.drop_held(self._configuration.spool.hold_bytes, now)
             self._stopped = self._stop_ns is not None
 
-    def _space(self, now: Moment) -> str | None:
+    def _space(self) -> str | None:
         """Why there is no room for a block, if there is none."""
         limits = self._configuration.spool
         margin = RESERVE_BYTES if self._pause is None else 2 * RESERVE_BYTES

@@ -107,6 +107,7 @@ class Generation:
         "_key",
         "_pending",
         "_sealed_position",
+        "_verified_size",
         "device",
         "file",
         "inode",
@@ -143,6 +144,7 @@ class Generation:
         self._head = position.head
         self._continuing = position.continuing
         self._sealed_position = position
+        self._verified_size = position.offset
 
     @property
     def end(self) -> int:
@@ -227,7 +229,7 @@ class Generation:
         stat = file.stat()
         if stat.size < self.taken + len(buffer) or not self._recognise(file, buffer):
             return [], Outcome.REPLACED
-        self.size = max(self.size, stat.size)
+        self.size = self._verified_size = max(self.size, stat.size)
         self._pending = buffer
         ended = len(data) < QUANTUM_BYTES
         return list(self._cut(read_ns, final=final and ended)), Outcome.END if ended else Outcome.MORE
@@ -235,6 +237,14 @@ class Generation:
     def salvage(self, read_ns: int) -> list[Chunk]:
         """What is in memory of an unfinished line, as a torn record: the file has lost it."""
         return list(self._cut(read_ns, final=True))
+
+    def lost_bytes(self, size_after: int) -> int:
+        """How many bytes are known to have been lost when the file was found replaced by one of ``size_after``.
+
+        A size that was seen by name alone may be the replacement's; it counts only if the replacement is shorter.
+        """
+        known = self.size if size_after < self.size else self._verified_size
+        return max(0, known - self.taken)
 
     def sealed_all(self) -> None:
         """Everything taken is sealed."""

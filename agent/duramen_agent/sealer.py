@@ -230,8 +230,8 @@ class Sealer:
         """Make one block of ``contents`` (with a keys block before it, if one is due) durable.
 
         SpoolFull and StorageError leave the chain as it was, except that the keys block may be there
-        already: sealing the same contents again continues. Flags of ``contents`` go to the first block that
-        is written.
+        already: sealing the same contents again continues.
+
         """
         if self._key_due(contents.slot, now):
             self._introduce_key(contents.slot, now)
@@ -374,8 +374,8 @@ class Sealer:
             data = self._disk.read_file(os.fsencode(self._seed_path), SEED_FILE_BYTES)
         except OSError as error:
             raise ConfigurationError(
-                f"the seed file {self._seed_path} cannot be read ({error.strerror}): without it this chain cannot "
-                "go on; enrol this host again as a replacement"
+                f"the seed file {self._seed_path} cannot be read ({error.strerror}): without it this chain "
+                "cannot go on; enrol this host again as a replacement"
             ) from error
         try:
             return parse_seed_file(data)

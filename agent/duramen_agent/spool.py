@@ -261,8 +261,8 @@ class Spool:
                     "this spool holds a chain already; move the state directory aside to enrol anew"
                 )
             self._db.execute(
-                "INSERT INTO chain (id, tenant, agent, chain, seq, head, records, next_public, sealed_ns, stopped, "
-                "keys, seen_root, configuration, fingerprint_key) "
+                "INSERT INTO chain (id, tenant, agent, chain, seq, head, records, next_public, sealed_ns, "
+                "stopped, keys, seen_root, configuration, fingerprint_key) "
                 "VALUES (1, ?, ?, ?, 0, x'', 0, x'', 0, 0, x'', ?, ?, ?)",
                 (state.tenant, state.agent, state.chain, ZERO_DIGEST, configuration, fingerprint_key),
             )

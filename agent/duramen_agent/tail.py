@@ -90,6 +90,8 @@ class Tailer:
         self._max_open = max_open
         self._by_identity: dict[tuple[int, int], Generation] = {}
         self._by_name: dict[bytes, Generation] = {}
+        self._matched: dict[bytes, tuple[FileStat, Source]] = {}
+        """What the patterns matched at the last discovery."""
         self._ready: dict[int, Generation] = {}
         self._open: dict[int, Generation] = {}
         self._ending: dict[Slot, Batch] = {}
@@ -142,7 +144,7 @@ class Tailer:
         """One discovery round."""
         first = self._last_discovery_ns is None
         self._last_discovery_ns, self._discovery_due = now.monotonic_ns, False
-        names = self._expand()
+        names = self._matched = self._expand()
         seen: dict[tuple[int, int], bytes] = {}
         for path, (stat, source) in names.items():
             identity = (stat.device, stat.inode)
@@ -218,11 +220,25 @@ class Tailer:
                 if directory not in listed:
                     listed[directory] = dict(self._listing(directory))
                 hit = listed[directory].get(generation.identity)
-                if hit is None:
+                if hit is None or not self._recognises(generation, hit[0]):
                     self._lost_sight(generation, listed[directory], now)
                     continue
                 at, stat = hit
             self._found(generation, at, stat, now)
+
+    def _recognises(self, generation: Generation, path: bytes) -> bool:
+        """Whether ``path``, which no pattern matches, is the generation's file and not another one under its inode."""
+        if generation.file is not None:
+            return True
+        try:
+            generation.file = self._disk.open(path)
+            stat = generation.file.stat()
+            same = (stat.device, stat.inode) == generation.identity and generation.is_same(stat)
+        except OSError:
+            return True  # not to be judged now
+        finally:
+            generation.close()
+        return same
 
     def _listing(self, pattern: bytes) -> Iterator[tuple[tuple[int, int], tuple[bytes, FileStat]]]:
         for path in self._disk.glob(pattern):
@@ -330,7 +346,7 @@ class Tailer:
         return True
 
     def _make_room(self) -> bool:
-        """Close a file that is idle and can be found again, the least recently read, if no more may be open."""
+        """Close the least recently read idle file that can be found again, if no more may be open."""
         if len(self._open) >= self._max_open:
             idle = (item for item in self._open.values() if item.name is not None and not item.behind)
             victim = next(idle, None)
@@ -354,9 +370,15 @@ class Tailer:
             + (" while the agent was not running" if first else "")
             + "; what was written after the last read and before that cannot be known",
         }
-        lost = max(0, generation.size - generation.taken)
+        lost = generation.lost_bytes(stat.size)
         file, generation.file = generation.file, None
         self._end(generation, AgentEvent(EventKind.TRUNCATED, now.wall_ns, details, lost), chunks)
+        if (
+            generation.name not in self._matched
+        ):  # it was followed out of the patterns: what replaced it is not ours
+            if file is not None:
+                file.close()
+            return
         following = self._begin(generation.name or generation.path, stat, generation.source)
         following.name = generation.name
         following.file = file
