@@ -135,7 +135,7 @@ _SENTENCES: Final[tuple[tuple[type[BaseException] | tuple[type[BaseException], .
     ),
     (
         httpx.ConnectTimeout,
-        "{collector} cannot be reached within {seconds:g} s: check network and firewall",
+        "{collector} cannot be reached in time: check network and firewall",
     ),
     (
         (_TooLateError, httpx.TimeoutException),
@@ -210,7 +210,7 @@ def _explain_cause(cause: BaseException, collector: str) -> str | None:
         return _explain_tls(cause, collector)
     for kinds, sentence in _SENTENCES:
         if isinstance(cause, kinds):
-            return sentence.format(collector=collector, error=cause, seconds=CONNECT_TIMEOUT_S)
+            return sentence.format(collector=collector, error=cause)
     if isinstance(cause, OSError) and cause.strerror:
         return f"{collector} cannot be reached ({cause.strerror}): check network and routes"
     return None
