@@ -1,0 +1,55 @@
+"""Coverage sees what children execute: those that exit by themselves and those that SIGTERM ends."""
+
+import os
+import subprocess
+import sys
+
+import coverage
+import pytest
+
+from tests.repo.tree import ROOT
+
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
+child.stdout.readline()
+if sys.argv[2] == "terminate":
+    child.terminate()
+child.wait()
+"""
+CHILD = """
+import time
+from duramen.wire import Reader
+Reader(b"a", "a message").take(1)
+print(flush=True)
+if {wait}:
+    time.sleep(60)
+"""
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("end", ["exit", "terminate"])
+def test_children_are_measured(tmp_path, end):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    environment["COVERAGE_FILE"] = str(tmp_path / "data")
+    child = CHILD.format(wait=end == "terminate")
+    command = [
+        sys.executable,
+        "-m",
+        "coverage",
+        "run",
+        f"--rcfile={ROOT / 'pyproject.toml'}",
+        str(script),
+        child,
+        end,
+    ]
+    subprocess.run(command, cwd=ROOT, check=True, env=environment, timeout=30)
+
+    measured = set()
+    for path in tmp_path.glob("data.*"):
+        data = coverage.CoverageData(str(path))
+        data.read()
+        measured |= {name for name in data.measured_files() if data.lines(name) or data.arcs(name)}
+    assert "core/duramen/wire.py" in measured
