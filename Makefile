@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 UV := $(BIN)/uv --quiet
 MEMBERS := core agent collector
 TYPED := $(MEMBERS) tools $(wildcard tests/demo tests/bench tests/sim)
-COVERAGE_DIR := $(CURDIR)/build/coverage
+COVERAGE_DIR := build/coverage
 
 .PHONY: help setup demo test test-pure test-processes test-sim coverage check static format bench sim lock wheels clean
 
@@ -38,19 +38,22 @@ $(READY): requirements/dev.txt $(MEMBERS:%=%/pyproject.toml)
 	@"$(PYTHON)" -m venv --clear $(VENV)
 	@$(PIP) install --quiet --no-deps --require-hashes -r requirements/dev.txt
 	@$(PIP) install --quiet --no-deps --no-build-isolation --no-index $(MEMBERS:%=-e ./%)
-	@$(PIP) check
+	@$(PIP) check || { echo "requirements/dev.txt lacks what a pyproject.toml asks for: run make lock, then this again." >&2; exit 1; }
 	@touch $@
 
 # ---------------------------------------------------------------- run
+# These programs share code with the tests, as tests.…, hence the path.
+
+RUN := PYTHONPATH="$(CURDIR)" $(BIN)/python
 
 demo: $(READY) ## the whole path of a line on this machine's logs, then a tampered byte named (KEEP=1 leaves it running)
-	$(BIN)/python tests/demo/demo.py $(if $(KEEP),--keep)
+	$(RUN) tests/demo/demo.py $(if $(KEEP),--keep)
 
 bench: $(READY) ## CPU seconds, wall time and peak memory of whole processes
-	$(BIN)/python tests/bench/bench.py
+	$(RUN) tests/bench/bench.py
 
 sim: $(READY) ## simulated runs with new seeds for SECONDS=60
-	$(BIN)/python tests/sim/sim.py --seconds $(or $(SECONDS),60)
+	$(RUN) tests/sim/sim.py --seconds $(or $(SECONDS),60)
 
 # ---------------------------------------------------------------- test
 # A suite measures into a folder of its own, emptied first; `coverage` adds them up and holds the floor.
@@ -58,7 +61,7 @@ sim: $(READY) ## simulated runs with new seeds for SECONDS=60
 # $(call suite,NAME,PYTEST ARGUMENTS)
 define suite
 @rm -rf $(COVERAGE_DIR)/$(1) && mkdir -p $(COVERAGE_DIR)/$(1)
-COVERAGE_FILE=$(COVERAGE_DIR)/$(1)/data $(BIN)/coverage run -m pytest $(2) $(ARGS)
+COVERAGE_FILE="$(CURDIR)/$(COVERAGE_DIR)/$(1)/data" $(BIN)/coverage run -m pytest $(2) $(ARGS)
 endef
 
 test: test-pure test-processes test-sim coverage ## every test, and the coverage floor (ARGS goes to pytest)
@@ -98,7 +101,7 @@ COMPILE = $(UV) pip compile --universal --python-version 3.11 --generate-hashes 
   --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 lock: ## writes requirements/*.txt anew from the pyproject files (UPGRADE=1 takes newer versions)
-	@test -e $(READY) || $(MAKE) --no-print-directory $(READY)
+	@test -x $(BIN)/uv || $(MAKE) --no-print-directory setup || test -x $(BIN)/uv
 	$(COMPILE) --all-extras --group dev $(MEMBERS:%=%/pyproject.toml) -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt --extra cli --extra http core/pyproject.toml -o requirements/duramen.txt
 	$(COMPILE) -c requirements/dev.txt agent/pyproject.toml -o requirements/agent.txt

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -84,4 +85,16 @@ def test_set_up_says_what_is_missing(tmp_path, python, message):
     result = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert result.returncode != 0
     assert result.stderr.startswith(message)
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.process
+def test_set_up_names_the_debian_package_that_is_missing(tmp_path):
+    python = tmp_path / "python3.11"
+    python.write_text(f'#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    command = ["make", "--no-print-directory", "setup", f"VENV={tmp_path}/venv", f"PYTHON={python}"]
+    result = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert result.returncode != 0
+    assert "run apt-get install python3-venv as root" in result.stderr
     assert not (tmp_path / "venv").exists()
