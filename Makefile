@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 UV := $(BIN)/uv --quiet
 MEMBERS := core agent collector
-TYPED := $(MEMBERS) tools $(wildcard tests/demo tests/bench tests/sim)
+TYPED := $(MEMBERS) tools $(patsubst %/,%,$(sort $(dir $(wildcard tests/demo/*.py tests/bench/*.py tests/sim/*.py))))
 COVERAGE_DIR := build/coverage
 
 .PHONY: help setup demo test test-pure test-processes test-sim coverage check static format bench sim lock wheels clean
