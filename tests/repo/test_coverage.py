@@ -1,5 +1,6 @@
-"""Coverage sees what children execute: those that exit by themselves and those that SIGTERM ends."""
+"""Coverage counts every product module, and sees what children execute, whether they exit or SIGTERM ends them."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import coverage
 import pytest
 
-from tests.repo.tree import ROOT
+from tests.repo.tree import MEMBERS, ROOT, settings
 
 PARENT = """
 import subprocess, sys
@@ -25,6 +26,17 @@ print(flush=True)
 if {wait}:
     time.sleep(60)
 """
+
+
+@pytest.mark.parametrize("package", settings()["tool"]["coverage"]["run"]["source_pkgs"])
+def test_every_package_counts(package):
+    """Coverage counts the modules nobody imported, but only of packages that somebody did: this test does."""
+    assert importlib.import_module(package).__doc__
+
+
+def test_every_package_is_measured():
+    packages = {path.parent.name for member in MEMBERS for path in (ROOT / member).glob("*/__init__.py")}
+    assert packages == set(settings()["tool"]["coverage"]["run"]["source_pkgs"])
 
 
 @pytest.mark.process

@@ -4,6 +4,7 @@ import functools
 import pathlib
 import subprocess
 import tomllib
+from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[2]
 MEMBERS = ("core", "agent", "collector")
@@ -41,7 +42,7 @@ def tracked_texts() -> dict[str, str]:
 
 
 @functools.cache
-def settings(member: str = ".") -> dict:
+def settings(member: str = ".") -> dict[str, Any]:
     """The pyproject.toml of a member, or of the root."""
     return tomllib.loads((ROOT / member / "pyproject.toml").read_text())
 
