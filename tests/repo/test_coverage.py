@@ -1,4 +1,4 @@
-"""Coverage counts every product module, and sees what children execute, whether they exit or SIGTERM ends them."""
+"""Coverage counts every product module, and sees what children execute, however they end but by SIGKILL."""
 
 import importlib
 import os
