@@ -13,7 +13,7 @@ JOBS ?= 2
 
 VENV := build/venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+READY := $(VENV)/.ready$(if $(filter file,$(origin PYTHON)),,$(subst /,-,$(PYTHON)))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 UV := $(BIN)/uv --quiet
 MEMBERS := core agent collector
