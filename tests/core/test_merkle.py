@@ -14,6 +14,7 @@ from duramen.merkle import (
     CompactRange,
     LeafReader,
     combine,
+    compact_range_from,
     consistency_proof,
     consistency_proof_nodes,
     inclusion_proof,
@@ -143,6 +144,7 @@ def test_larger_trees_agree_however_they_are_built(size, data):
     resumed = CompactRange(growing.size, growing.nodes)
     other = growing.copy()
     resumed.extend(hashes[cut:])
+    assert compact_range_from(LeafReader(hashes), cut).nodes == growing.nodes
     assert resumed.root() == root_of(hashes) == root_from(LeafReader(hashes), size)
     assert (growing.size, other.root()) == (cut, growing.root())
     if size:
