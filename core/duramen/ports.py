@@ -54,7 +54,7 @@ class ReadableFile(Protocol):
         ...
 
     def stat(self) -> FileStat:
-        """fstat of the open file. Raises OSError."""
+        """Fstat of the open file. Raises OSError."""
         ...
 
     def close(self) -> None:

@@ -1,0 +1,1 @@
+"""Object stores: the regions' port, and its implementations."""
