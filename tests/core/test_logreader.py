@@ -136,6 +136,69 @@ def test_a_tile_and_its_parent_are_both_named():
     assert len(seen) == BIG
 
 
+def test_what_cannot_be_proven_is_covered_and_not_visited():
+    """The only hash that would say which of two damaged neighbours is right is gone with the tile above."""
+    objects = Objects(BIG_LOG)
+    del objects["tile/1/000"]
+    objects["tile/0/038"] = flipped(objects["tile/0/038"], 0)
+    objects["tile/entries/038"] = flipped(objects["tile/entries/038"], 5)
+    report, seen = check(objects)
+    assert [(defect.path, defect.index_range, defect.code) for defect in report.defects] == [
+        ("tile/1/000", (0, 65536), "replica_missing"),
+        ("tile/1/000", (0, 65536), "tree_mismatch"),
+        ("tile/entries/038", (38 * 256, 38 * 256 + 1), "tree_mismatch"),
+    ]
+    assert "stays open" in report.defects[2].detail
+    assert list(seen) == list(range(65536, BIG))
+    objects["tile/1/000"] = flipped(BIG_LOG["tile/1/000"], 38 * 32)
+    report, seen = check(objects)
+    assert [defect.path for defect in report.defects] == [
+        "tile/1/000",
+        "tile/1/000",
+        "tile/0/038",
+        "tile/entries/038",
+    ]
+    assert list(seen) == list(range(65536, BIG))
+
+
+BUNDLE_38 = set(range(38 * 256, 39 * 256))
+
+
+def test_a_missing_tile_is_replaced_by_the_tiles_below_it():
+    objects = Objects(BIG_LOG)
+    del objects["tile/1/000"]
+    objects["tile/entries/038"] = flipped(objects["tile/entries/038"], 5)
+    report, seen = check(objects)
+    assert [(defect.path, defect.index_range) for defect in report.defects] == [
+        ("tile/1/000", (0, 65536)),
+        ("tile/entries/038", (38 * 256, 38 * 256 + 1)),
+    ]
+    assert set(range(BIG)) - set(seen) == {38 * 256}
+
+
+def test_a_damaged_tile_fills_in_for_what_is_gone_below_it():
+    objects = Objects(BIG_LOG)
+    objects["tile/1/000"] = flipped(objects["tile/1/000"], 5 * 32)
+    del objects["tile/0/038"], objects["tile/entries/038"]
+    report, seen = check(objects)
+    assert [(defect.path, defect.index_range) for defect in report.defects] == [
+        ("tile/1/000", (5 * 256, 6 * 256)),
+        ("tile/0/038", (38 * 256, 39 * 256)),
+        ("tile/entries/038", (38 * 256, 39 * 256)),
+    ]
+    assert set(range(BIG)) - set(seen) == BUNDLE_38
+
+
+def test_two_missing_levels_are_replaced_from_the_entries_and_tiles_below():
+    objects = Objects(BIG_LOG)
+    gone = ["tile/2/000.p/1", "tile/1/000", "tile/entries/038"]
+    for key in gone:
+        del objects[key]
+    report, seen = check(objects)
+    assert [defect.path for defect in report.defects] == gone
+    assert set(range(BIG)) - set(seen) == BUNDLE_38
+
+
 def test_every_hash_tile_may_be_gone():
     objects = Objects({key: data for key, data in BIG_LOG.items() if "entries" in key or key == "checkpoint"})
     report, seen = check(objects)

@@ -8,7 +8,7 @@ import pytest
 
 from duramen import ports
 
-PROTOCOLS = [ports.Clock, ports.Random, ports.ReadableFile, ports.Disk]
+PROTOCOLS = [ports.Clock, ports.Random, ports.ReadableFile, ports.Disk, ports.ObjectReader]
 
 
 def methods(port):
