@@ -1,7 +1,7 @@
 """An import contract: the modules of a package keep away from the world, except for those listed as adapters.
 
-It holds that no module of ``package``, at its top or anywhere below, imports (at the top of the file or inside
-a function) one of ``world`` or anything below those, nor one of the package's own ``adapters`` or anything
+It holds that no module of ``package``, at its top or anywhere below, imports (at the top of the file or in a
+function) one of ``world`` or anything below those, nor one of the package's own ``adapters`` or anything
 below them; adapters may do both. A new module is secluded until it is listed, and the world can't be reached
 through an adapter. Names in either list that don't exist match nothing, so adapters can be listed before they
 are written.
