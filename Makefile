@@ -15,7 +15,7 @@ VENV := build/venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready$(if $(filter file,$(origin PYTHON)),,$(subst /,-,$(PYTHON)))
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-UV := $(BIN)/uv --quiet
+UV := $(BIN)/uv --quiet --system-certs
 MEMBERS := core agent collector
 TYPED := $(MEMBERS) tools $(patsubst %/,%,$(sort $(dir $(wildcard tests/demo/*.py tests/bench/*.py tests/sim/*.py))))
 COVERAGE_DIR := build/coverage
@@ -64,9 +64,9 @@ define suite
 COVERAGE_FILE="$(CURDIR)/$(COVERAGE_DIR)/$(1)/data" $(BIN)/coverage run -m pytest $(2) $(ARGS)
 endef
 
-test: test-pure test-processes test-sim coverage ## every test, and the coverage floor (ARGS goes to pytest)
+test: test-pure test-processes test-sim coverage ## every test, and the coverage floor
 
-test-pure: $(READY) ## tests that start no process
+test-pure: $(READY) ## tests that start no process; ARGS="-k name" goes to pytest
 	$(call suite,pure,-n $(JOBS) -m "not process" --ignore=tests/sim tests)
 
 test-processes: $(READY) ## tests of real processes
