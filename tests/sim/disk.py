@@ -192,7 +192,9 @@ class SimVfs(apsw.VFS):
         self._disk = disk
         super().__init__(self.name, "")
 
-    def xOpen(self, name: apsw.URIFilename | str | None, flags: list[int]) -> _SimVfsFile:
+    def xOpen(  # type: ignore[override]  # SQLite asks for the methods, not for the class
+        self, name: apsw.URIFilename | str | None, flags: list[int]
+    ) -> _SimVfsFile:
         path = (name.filename() if isinstance(name, apsw.URIFilename) else name or "temporary").encode()
         inode = self._disk.files.get(path)
         if inode is None:
