@@ -130,6 +130,7 @@ class SourceConfiguration(_Section):
     )
     shred_group: Name = Field(default="default", description="What can be erased together.")
     retention_class: int = Field(default=0, ge=0, le=255, strict=True, description="The collector's class.")
+
     @field_validator("labels")
     @classmethod
     def _short(cls, labels: dict[str, str]) -> dict[str, str]:

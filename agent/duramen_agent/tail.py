@@ -237,7 +237,7 @@ class Tailer:
         self._found(generation, at, stat, now)
 
     def _recognises(self, generation: Generation, path: bytes) -> bool:
-        """Whether ``path`` is the generation's file, and not another one under its inode. May raise OSError."""
+        """Whether ``path`` is the generation's file, not another one under its inode. May raise OSError."""
         if generation.file is not None:
             return True
         try:
@@ -357,7 +357,11 @@ class Tailer:
     def _make_room(self) -> bool:
         """Close the least recently read idle file that can be found again, if no more may be open."""
         if len(self._open) >= self._max_open:
-            idle = (item for item in self._open.values() if item.name is not None and not item.behind)
+            idle = (
+                item
+                for item in self._open.values()
+                if item.name is not None and not item.behind and item.number not in self._ready
+            )
             victim = next(idle, None)
             if victim is None:
                 return False
@@ -418,6 +422,7 @@ class Tailer:
         wanted = set(slots)
         batches = {slot: self._ending.pop(slot) for slot in wanted & self._ending.keys()}
         queue = [item for item in self._ready.values() if item.source.slot in wanted]
+        queue.sort(key=lambda item: item.file is None)  # those that are open make room for the others
         found = chunk_count = 0
         while queue and found < budget_bytes and chunk_count < CHUNKS_MAX:
             again = []

@@ -1,7 +1,7 @@
 """The process ends at every step of every write, and starts again: nothing lost, nothing twice.
 
-In-process: an exception that nothing catches at the n-th system call that changes something. Process-level: ``os._exit``
-at the same places, in a child; what SQLite had not synced is left as the kernel has it.
+In-process: an exception that nothing catches at the n-th system call that changes something. Process-level:
+``os._exit`` at the same places, in a child; what SQLite had not synced is left as the kernel has it.
 """
 
 from __future__ import annotations

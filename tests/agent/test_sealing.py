@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from duramen.chain import DataKeyUse
+from duramen.envelope import parse_key_list
 from duramen.errors import ConfigurationError, IntegrityError, StorageError, UsageError
+from duramen.names import Seq
 from duramen.ports import Disk
-from duramen.ratchet import parse_seed_file, verify_heartbeat
+from duramen.ratchet import Ratchet, parse_seed_file, verify_heartbeat
 from duramen.statement import BlockKind, Flags
 from duramen_agent.effects import HttpFailure, HttpResponse
 from duramen_agent.engine import IDLE_NS, RESERVE_BYTES
@@ -28,7 +31,9 @@ def host(tmp_path: Path) -> Host:
 
 def kinds(host: Host) -> list[str]:
     return [
-        {BlockKind.GENESIS: "genesis", BlockKind.KEYS: "keys", BlockKind.RECORDS: f"records {header.count}"}[header.kind]
+        {BlockKind.GENESIS: "genesis", BlockKind.KEYS: "keys", BlockKind.RECORDS: f"records {header.count}"}[
+            header.kind
+        ]
         for header in host.verify().headers
     ]
 
@@ -82,16 +87,22 @@ def test_one_block_for_each_group_and_class_with_stable_numbers(host: Host) -> N
         return {"stream": name, "paths": [str(host.logs / name)], **more}
 
     host.settings["sources"] = [
-        source("a"), source("b", shred_group="customers"), source("c", shred_group="customers", retention_class=1),
+        source("a"),
+        source("b", shred_group="customers"),
+        source("c", shred_group="customers", retention_class=1),
         source("d", shred_group="staff"),
-    ]  # fmt: skip
+    ]
     for name in "ad":
         append(host.logs / name, b"x\n")
     host.start()
     host.settle()
     first = {header.group for header in host.verify().headers if header.count}
     assert first == {0, 2}
-    host.settings["sources"] = [source("b", shred_group="customers"), source("d", shred_group="staff"), source("c", shred_group="new")]
+    host.settings["sources"] = [
+        source("b", shred_group="customers"),
+        source("d", shred_group="staff"),
+        source("c", shred_group="new"),
+    ]
     for name in "bcd":
         append(host.logs / name, b"y\n")
     host.restart()
@@ -99,8 +110,6 @@ def test_one_block_for_each_group_and_class_with_stable_numbers(host: Host) -> N
     names = {}
     for block in host.spool.blocks(0, 2**40, 1000):
         if block.header_bytes[1] == BlockKind.KEYS:
-            from duramen.envelope import parse_key_list
-
             listing = parse_key_list(block.body)
             assert names.setdefault(listing.group, listing.group_name) == listing.group_name
     assert names[0] == "default"
@@ -134,10 +143,8 @@ def test_data_keys_end_after_a_day_and_on_new_recipients(host: Host) -> None:
 def test_a_data_key_that_used_its_steps_is_replaced(host: Host) -> None:
     host.start()
     sealer = host.engine._sealer
-    (slot, ratchet), = sealer._data_keys.items()
+    ((slot, ratchet),) = sealer._data_keys.items()
     use = sealer._state.keys[0, 0]
-    from dataclasses import replace
-
     sealer._data_keys[slot] = replace(ratchet, step=65_535)
     sealer._state = replace(sealer._state, keys={(0, 0): DataKeyUse(use.dek, 65_535, use.since_ns)})
     assert sealer._key_due(slot, host.now())
@@ -377,9 +384,6 @@ def test_a_foreign_damaged_or_missing_seed_is_refused(host: Host, tmp_path: Path
     other_root.mkdir()
     other = Host(other_root)
     other.random.count = 1000
-    from duramen.names import Seq
-    from duramen.ratchet import Ratchet
-
     path.write_bytes(Ratchet(Seq(1), b"f" * 32).encode())
     with pytest.raises(IntegrityError, match="not the one of this chain"):
         host.start()
@@ -406,7 +410,10 @@ def test_status_shows_sources_and_what_is_wrong_with_them(tmp_path: Path) -> Non
     log = os.fsencode(host.logs / "a.log")
     host.start()
     status = host.engine.status(host.now())
-    assert (status.state, [(item.state, item.file) for item in status.sources]) == ("ok", [("no file matches yet", None)])
+    assert (status.state, [(item.state, item.file) for item in status.sources]) == (
+        "ok",
+        [("no file matches yet", None)],
+    )
     disk.append(disk.create(log), b"one\ntw")
     disk.fail = lambda operation, path: errno.EACCES if operation == "open" and path == log else None
     host.run(11)
