@@ -430,7 +430,6 @@ class Tailer:
                 if found >= budget_bytes or chunk_count >= CHUNKS_MAX:
                     again.extend(queue[index:])
                     break
-                self._ready.pop(generation.number, None)
                 chunks, more = self._read(generation, now)
                 if chunks:
                     slot = generation.source.slot
@@ -449,7 +448,9 @@ class Tailer:
 
     def _read(self, generation: Generation, now: Moment) -> tuple[list[Chunk], bool]:
         """Read once; whether to come back in this round."""
-        if generation.file is None and not self._reopen(generation, now):
+        opened = generation.file is not None or self._reopen(generation, now)
+        self._ready.pop(generation.number, None)
+        if not opened:
             return [], False
         self._open[generation.number] = self._open.pop(generation.number)  # most recently read last
         over = self._is_over(generation, now)

@@ -277,6 +277,6 @@ __all__ = [
     "IdleForwarder",
     "Sealed",
     "append",
-    "field",
+   
     "read_back",
 ]
