@@ -20,7 +20,7 @@ _ESCAPED: Final = 6
 class Ending:
     """A generation that is over: what was saved of it, what is said about it, and its last position.
 
-    The three are sealed in one block, so that a crash leaves all of them done or all of them to be done again.
+    The three are sealed in one block, so that a crash leaves all of them done, or all to be done again.
     """
 
     slot: Slot

@@ -26,10 +26,8 @@ file.
 
 from __future__ import annotations
 
-import errno
-import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from duramen.ports import Disk, FileStat
@@ -37,15 +35,15 @@ from duramen_agent.agentstatus import SourceStatus
 from duramen_agent.batch import Batch, Ending
 from duramen_agent.event import AgentEvent, EventKind, readable
 from duramen_agent.generation import Chunk, Generation, Outcome
+from duramen_agent.lookup import NO_FILE_YET, Expansion, Lookup, reason_of
 from duramen_agent.position import Position
-from duramen_agent.source import Slot, Source, Watch, beside
+from duramen_agent.source import Slot, Source, Watch
 from duramen_agent.step import Moment
 
 RESCAN_NS: Final = 10 * 10**9
 QUIET_NS: Final = 30 * 10**9
 DISCOVERY_SPACING_NS: Final = 100 * 10**6
 """Reported changes start at most one discovery in this time."""
-NO_FILE_YET: Final = "no file matches yet"
 
 
 class Tailer:
@@ -67,12 +65,12 @@ class Tailer:
         self._max_open = max_open
         self._by_identity: dict[tuple[int, int], Generation] = {}
         self._by_name: dict[bytes, Generation] = {}
-        self._matched: dict[bytes, tuple[FileStat, Source]] = {}
+        self._lookup = Lookup(disk, self._sources)
+        self._expansion = Expansion({}, {})
         """What the patterns matched at the last discovery."""
         self._ready: dict[int, Generation] = {}
         self._open: dict[int, Generation] = {}
         self._endings: deque[Ending] = deque()
-        self._waiting: dict[tuple[int, bytes], str] = {}
         self._expected: set[int] = set()
         """Rotated files at whose end there was nothing left to read when they were looked at last."""
         self._last_discovery_ns: int | None = None
@@ -120,51 +118,22 @@ class Tailer:
     def discover(self, now: Moment) -> None:
         """One discovery round."""
         self._last_discovery_ns, self._discovery_due = now.monotonic_ns, False
-        names = self._matched = self._expand()
+        expansion = self._expansion = self._lookup.expand()
         seen: dict[tuple[int, int], bytes] = {}
-        for path, (stat, source) in names.items():
-            identity = (stat.device, stat.inode)
+        for path, match in expansion.matches.items():
+            identity = (match.stat.device, match.stat.inode)
             if identity in seen:
                 continue
             seen[identity] = path
             generation = self._by_identity.get(identity)
             if generation is None:
-                generation = self._begin(path, stat, source)
-            self._found(generation, path, stat, now)
+                generation = self._begin(path, match.stat, match.source)
+            self._found(generation, path, match.stat, now)
         missing = [item for item in self._by_identity.values() if item.identity not in seen]
         self._search(missing, now)
         self._by_name = {item.name: item for item in self._by_identity.values() if item.name is not None}
         for generation in list(self._by_identity.values()):
             self._settle(generation, now)
-
-    def _expand(self) -> dict[bytes, tuple[FileStat, Source]]:
-        """Every file that a pattern matches, for the first source that wants it."""
-        found: dict[bytes, tuple[FileStat, Source]] = {}
-        self._waiting.clear()
-        for number, source in enumerate(self._sources):
-            for pattern in source.patterns:
-                matched = False
-                for path in self._disk.glob(pattern):
-                    if source.excludes(path):
-                        continue
-                    try:
-                        stat = self._disk.stat(path)
-                    except OSError as error:
-                        self._waiting[number, path] = _reason(error)
-                        continue
-                    if stat.is_regular:
-                        matched = True
-                        found.setdefault(path, (stat, source))
-                if not matched:
-                    self._waiting.setdefault((number, pattern), self._absence(pattern))
-        return found
-
-    def _absence(self, pattern: bytes) -> str:
-        try:
-            stat = self._disk.stat(pattern)
-        except OSError as error:
-            return _reason(error)
-        return NO_FILE_YET if stat.is_regular else "not a regular file"
 
     def _begin(self, path: bytes, stat: FileStat, source: Source) -> Generation:
         number = self._next_generation
@@ -187,12 +156,11 @@ class Tailer:
 
     def _search(self, missing: Sequence[Generation], now: Moment) -> None:
         """Look for files that no pattern matches any more: by the name they had, or beside it."""
-        listed: dict[bytes, dict[tuple[int, int], tuple[bytes, FileStat]]] = {}
         for generation in missing:
             try:
-                self._search_one(generation, listed, now)
+                self._search_one(generation, now)
             except OSError as error:  # nothing can be concluded from what cannot be looked at
-                self._unseen(generation, _reason(error))
+                self._unseen(generation, reason_of(error))
 
     def _unseen(self, generation: Generation, problem: str) -> None:
         """The name cannot be looked at; what is open is read all the same."""
@@ -200,27 +168,19 @@ class Tailer:
         if generation.file is not None:
             self._ready[generation.number] = generation
 
-    def _search_one(
-        self,
-        generation: Generation,
-        listed: dict[bytes, dict[tuple[int, int], tuple[bytes, FileStat]]],
-        now: Moment,
-    ) -> None:
+    def _search_one(self, generation: Generation, now: Moment) -> None:
         at = generation.name or generation.path
-        stat = self._stat(at)
+        stat = self._lookup.stat(at)
         if stat is None or (stat.device, stat.inode) != generation.identity:
-            directory = beside(at)
-            if directory not in listed:
-                listed[directory] = dict(self._listing(directory))
-            hit = listed[directory].get(generation.identity)
+            hit = self._lookup.beside(at).get(generation.identity)
             if hit is None or not self._recognises(generation, hit[0]):
-                self._lost_sight(generation, listed[directory], now)
+                self._lost_sight(generation, at, now)
                 return
             at, stat = hit
         self._found(generation, at, stat, now)
 
     def _recognises(self, generation: Generation, path: bytes) -> bool:
-        """Whether ``path`` is the generation's file, not another one under its inode. May raise OSError."""
+        """Whether ``path`` is the generation's file, not another under its inode. May raise OSError."""
         if generation.file is not None:
             return True
         try:
@@ -231,28 +191,9 @@ class Tailer:
             generation.close()
         return same
 
-    def _listing(self, pattern: bytes) -> Iterator[tuple[tuple[int, int], tuple[bytes, FileStat]]]:
-        for path in self._disk.glob(pattern):
-            stat = self._stat(path)
-            if stat is not None and stat.is_regular:
-                yield (stat.device, stat.inode), (path, stat)
-
-    def _stat(self, path: bytes) -> FileStat | None:
-        """None where there is nothing; raises OSError where that cannot be known."""
-        try:
-            return self._disk.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def _lost_sight(
-        self, generation: Generation, listing: dict[tuple[int, int], tuple[bytes, FileStat]], now: Moment
-    ) -> None:
-        """The file has no name in its directory.
-
-        It is unlinked, unless the directory itself cannot be seen.
-        """
-        directory = self._stat(os.path.dirname(generation.path) or b"/")  # noqa: PTH120  # pathlib does not take bytes
-        if directory is None or directory.device != generation.device or not listing:
+    def _lost_sight(self, generation: Generation, at: bytes, now: Moment) -> None:
+        """The file has no name in its directory: it is unlinked, unless the directory cannot be seen."""
+        if not self._lookup.can_judge(at, generation.device):
             self._unseen(generation, "its directory cannot be listed, or is not mounted")
             return
         if generation.name is not None:
@@ -322,7 +263,7 @@ class Tailer:
             same = generation.is_same(stat)
         except OSError as error:
             generation.close()
-            generation.problem = _reason(error)
+            generation.problem = reason_of(error)
             return False
         generation.problem = None
         self._open[generation.number] = generation
@@ -365,7 +306,7 @@ class Tailer:
         lost = generation.lost_bytes(stat.size)
         file, generation.file = generation.file, None
         self._end(generation, AgentEvent(EventKind.TRUNCATED, now.wall_ns, details, lost), chunks)
-        if reopened and generation.name not in self._matched:
+        if reopened and generation.name not in self._expansion.matches:
             # It was followed out of the patterns: another file there is not to be read.
             if file is not None:
                 file.close()
@@ -442,7 +383,7 @@ class Tailer:
         try:
             chunks, outcome = generation.read(now.wall_ns, final=over)
         except OSError as error:
-            generation.problem = _reason(error)
+            generation.problem = reason_of(error)
             return [], False
         generation.problem = None
         if outcome is Outcome.REPLACED:
@@ -482,7 +423,7 @@ class Tailer:
                 if generation.file is not None:
                     generation.observe(generation.file.stat(), now.monotonic_ns)
             except OSError as error:
-                generation.problem = _reason(error)
+                generation.problem = reason_of(error)
         for generation in sorted(held, key=lambda item: item.number):
             if self.held_bytes() <= limit_bytes:
                 return
@@ -510,7 +451,7 @@ class Tailer:
             )
             for item in self._by_identity.values()
         ]
-        for (number, pattern), reason in self._waiting.items():
+        for (number, pattern), reason in self._expansion.waiting.items():
             stream = self._sources[number].stream
             problem = reason != NO_FILE_YET
             found.append(SourceStatus(stream, readable(pattern), None, 0, 0, 0, reason, problem))
@@ -530,11 +471,3 @@ def _names(generation: Generation) -> dict[str, str | int]:
         "file": generation.position().file,
         "offset": generation.sealed,
     }
-
-
-def _reason(error: OSError) -> str:
-    if error.errno == errno.ENOENT:
-        return NO_FILE_YET
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "permission denied"
-    return (error.strerror or str(error)).lower()

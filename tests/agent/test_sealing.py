@@ -224,6 +224,16 @@ def test_the_next_block_testifies_about_the_checkpoint_seen_last(host: Host) -> 
     assert host.verify().headers[-1].seen_size == 7
 
 
+def test_blocks_kept_back_are_deleted_when_their_time_comes(host: Host) -> None:
+    host.settings["receipts"] = {"keep": "10m"}
+    host.start()
+    host.spool.mark_published(2, 7, b"R" * 32, b"", 600 * SECOND, host.now().wall_ns)
+    host.run(540)
+    assert host.spool.load().first_seq == 0
+    host.run(130)
+    assert host.spool.load().first_seq == 3
+
+
 def test_a_full_spool_stops_reading_and_resumes_by_itself(host: Host) -> None:
     host.settings["spool"] = {"min_free_bytes": 0, "max_bytes": 24 * 2**20}
     log = host.logs / "a.log"
