@@ -126,7 +126,7 @@ class Forwarder:
             self._forgive(flight)
 
     def _forgive(self, flight: Flight) -> None:
-        """Forget earlier failures; a collector that answers every question but takes no blocks is not forgiven."""
+        """Forget failures, but not of a collector that answers every question and takes no blocks."""
         if flight.session is self._session and (flight.last >= 0 or not self._more):
             self._failover.succeeded(flight.session.collector)
             self._last_error = None
@@ -189,6 +189,14 @@ class Forwarder:
             if not self._flights.busy(Lane.PROBE, session):
                 times.append(self._failover.probe_ns())
         return [time for time in times if time is not None]
+
+    @property
+    def settled(self) -> bool:
+        """Whether waiting for collectors is of no use: all is accepted, or none can be reached now."""
+        session = self._session
+        return session is None or not (
+            self._more or session.wanted or self._flights.busy(Lane.UPLOAD, session)
+        )
 
     def status(self, now_wall_ns: int) -> ForwardStatus:
         """How forwarding stands."""

@@ -123,9 +123,7 @@ def _demand_time(clock: Clock, end_ns: int) -> None:
 _SENTENCES: Final[tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...]] = (
     (
         ssl.SSLCertVerificationError,
-        "{collector} shows a certificate that is not to be trusted ({error.verify_message}): check that ca "
-        "is the "
-        "authority of this collector, and that the address is the one in its certificate",
+        "{collector} shows an untrusted certificate ({error.verify_message}): check ca, and the address",
     ),
     (
         socket.gaierror,
@@ -238,7 +236,7 @@ def _explain_tls(cause: ssl.SSLError, collector: str) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The innermost cause first: that is the one that says what happened. (A socket's bare timeout is passed over.)"""
+    """The innermost cause, which says what happened, first; a socket's bare timeout is passed over."""
     chain: list[BaseException] = []
     at: BaseException | None = error
     while at is not None and at not in chain:
