@@ -1,8 +1,8 @@
-"""``collector.yaml``: read, laid over by the environment, checked, and turned into numbers (CONTRACT, configuration).
+"""``collector.yaml``: read, laid over by the environment, checked, and turned into numbers (CONTRACT).
 
-Sizes become bytes, times nanoseconds, paths absolute. An unknown key is refused with the nearest known one; a key of
-the contract that this release does not serve yet is refused as well, because a setting that is silently without
-effect is worse than none. Every refusal is a ConfigurationError of one sentence.
+Sizes become bytes, times nanoseconds, paths absolute. An unknown key is refused with the nearest known one; a
+key of the contract that this release does not serve yet is refused as well, because a setting that is
+silently without effect is worse than none. Every refusal is a ConfigurationError of one sentence.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def _read_yaml(data: bytes, what: str) -> object:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key that stands twice is an error, and an alias too (a few bytes of those fill a memory)."""
+    """YAML without keys that stand twice and without aliases (a few bytes of which fill a memory)."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

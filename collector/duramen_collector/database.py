@@ -1,11 +1,13 @@
 """The database: engine, pragmas, migrations.
 
-SQLite runs in WAL mode with ``synchronous=FULL``: a commit that returned is on disk, which is what ``accepted`` promises.
-Whoever means to write says so when the transaction begins (:func:`writing`), and takes the write lock then: a
-transaction that reads first and upgrades later can fail in the middle, one that waits at its beginning cannot. Several
-processes may share the file (``serve`` and the command line); they wait for each other up to ``BUSY_TIMEOUT_MS``.
+SQLite runs in WAL mode with ``synchronous=FULL``: a commit that returned is on disk, which is what
+``accepted`` promises. Whoever means to write says so when the transaction begins (:func:`writing`), and
+takes the write lock then: a transaction that reads first and upgrades later can fail in the middle, one
+that waits at its beginning cannot. Several processes may share the file (``serve`` and the command line);
+they wait for each other up to ``BUSY_TIMEOUT_MS``.
 
-Foreign exceptions end here: :func:`writing` and :func:`reading` raise StorageError for whatever the database does wrong.
+Foreign exceptions end here: :func:`writing` and :func:`reading` raise StorageError for whatever the
+database does wrong.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ _WRITE: Final = "duramen_write"
 
 
 def open_database(path: Path) -> sa.Engine:
-    """An engine on the SQLite file ``path``, which is created, readable by its owner alone, when it is not there."""
+    """An engine on the SQLite file ``path``, which is created for its owner alone when it is not there."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
@@ -51,7 +53,10 @@ def open_database(path: Path) -> sa.Engine:
 
 @contextlib.contextmanager
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A transaction that holds the write lock from its beginning; committed, and synced, when the block ends well."""
+    """A transaction that holds the write lock from its beginning.
+
+    Committed, and synced, when the block ends well.
+    """
     with _mapped(), engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
         yield connection
 
@@ -64,7 +69,10 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def upgrade(engine: sa.Engine) -> None:
-    """Bring the schema to this release's revision, in one transaction; does nothing when it is there already."""
+    """Bring the schema to this release's revision, in one transaction.
+
+    Does nothing when it is there already.
+    """
     with writing(engine) as connection:
         configuration = _alembic(connection)
         try:

@@ -1,9 +1,9 @@
 """The collector's tables, in SQLAlchemy Core: the same on SQLite and PostgreSQL.
 
-What lies where: ``landing`` holds accepted statements with their bodies until they are published; then the regions are the
-truth, and the database keeps what answering needs (``entries``, ``tiles``, ``checkpoints``), all of which a region
-can give back. ``sequencing`` and ``signed`` are what PROTOCOL.md wants remembered. Digests are 32 raw bytes;
-times are Unix ns; sizes are bytes.
+What lies where: ``landing`` holds accepted statements with their bodies until they are published; then the
+regions are the truth, and the database keeps what answering needs (``entries``, ``tiles``,
+``checkpoints``), all of which a region can give back. ``sequencing`` and ``signed`` are what PROTOCOL.md
+wants remembered. Digests are 32 raw bytes; times are Unix ns; sizes are bytes.
 """
 
 from __future__ import annotations

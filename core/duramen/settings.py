@@ -1,7 +1,7 @@
 """What the agent's and the collector's configuration share: sizes, times, unknown keys, the environment.
 
-Pure: the file's text, its YAML and the environment come from the caller. Every refusal is a ConfigurationError of one
-sentence that names the key as it is written in the file (``spool.max_bytes``).
+Pure: the file's text, its YAML and the environment come from the caller. Every refusal is a
+ConfigurationError of one sentence that names the key as it is written in the file (``spool.max_bytes``).
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ def parse_size(value: object, key: str) -> int:
 
 
 def parse_duration(value: object, key: str) -> int:
-    """Nanoseconds from ``30s`` (ms, s, m, h, d, w, y of 365 days); a bare number has no unit and is refused."""
+    """Nanoseconds from ``30s`` (ms, s, m, h, d, w, y of 365 days).
+
+    A bare number has no unit and is refused.
+    """
     found = _DURATION.fullmatch(value) if isinstance(value, str) else None
     duration_ns = int(found[1]) * _DURATION_UNITS[found[2]] if found else DURATION_LIMIT_NS
     if duration_ns >= DURATION_LIMIT_NS:
@@ -51,7 +54,7 @@ def parse_duration(value: object, key: str) -> int:
 
 
 def nearest_key_message(key: str, known: Iterable[str], where: str = "") -> str:
-    """The sentence that refuses the unknown ``key`` of the section ``where`` and names the nearest known one."""
+    """The sentence that refuses the unknown ``key`` of section ``where`` and names the nearest known one."""
     names = sorted(known)
     path = f"{where}.{key}" if where else key
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
@@ -76,8 +79,9 @@ def overlay(
 ) -> dict[str, object]:
     """``tree`` with every ``PREFIX__X__Y`` of the environment put at ``x.y``, its text read by ``parse``.
 
-    ``prefix`` is ``DURAMEN_AGENT`` or ``DURAMEN_COLLECTOR``. ``parse`` reads one YAML value. A variable that descends
-    into something that is no section is refused; whether the key is known is the reader's question.
+    ``prefix`` is ``DURAMEN_AGENT`` or ``DURAMEN_COLLECTOR``. ``parse`` reads one YAML value. A variable
+    that descends into something that is no section is refused; whether the key is known is the reader's
+    question.
     """
     result = _copied(tree)
     for name in sorted(environment):
