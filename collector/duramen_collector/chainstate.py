@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Final
 
 import sqlalchemy as sa
 
 from duramen.chain import ChainState, DataKeyUse
+from duramen.errors import IntegrityError
 from duramen.names import ChainId, DataKeyId, Digest, Seq
+from duramen.statement import BlockHeader
 from duramen_collector.authority import AgentIdentity
 from duramen_collector.refusal import refuse
 from duramen_collector.schema import chains, entries, landing
+
+_INTEGER_LIMIT: Final = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,14 @@ def accepted_hash(connection: sa.Connection, chain: ChainId, seq: int) -> Digest
         if row is not None:
             return Digest(row.hash)
     return None
+
+
+def demand_storable(header: BlockHeader) -> None:
+    """Refuse times and sizes that a database's signed 64 bits cannot hold (a clock past the year 2262)."""
+    if max(header.sealed_ns, header.seen_size) >= _INTEGER_LIMIT:
+        raise IntegrityError(
+            f"block {header.seq} names a time or a tree size past 2**63", code="header_corrupt"
+        )
 
 
 def _columns(stored: StoredChain) -> dict[str, object]:

@@ -24,7 +24,7 @@ from duramen.names import ChainId
 from duramen.ports import Random
 from duramen.statement import Block, BlockKind, parse_statement
 from duramen_collector.authority import AgentIdentity, Authority, parse_request
-from duramen_collector.chainstate import find_agent, insert_chain
+from duramen_collector.chainstate import demand_storable, find_agent, insert_chain
 from duramen_collector.landing import land_block, land_notice
 from duramen_collector.logkeys import LogKeyStore, TenantKeys
 from duramen_collector.refusal import refuse
@@ -50,6 +50,7 @@ def enrol(
     keys = log_keys.load(tenant.tenant, tenant.origin)
     state = begin(genesis)
     _check_genesis(genesis, enrolment, keys)
+    demand_storable(genesis.header)
     use_enrolment(connection, enrolment, hashlib.sha256(genesis.hash + certified.public_der).digest())
     certificate_pem = authority.issue_client(
         AgentIdentity(enrolment.tenant, enrolment.agent), certified, now_ns, random
@@ -62,8 +63,8 @@ def enrol(
         raise refuse(
             409,
             "already_enrolled",
-            f"agent {enrolment.agent} has a chain already; restore its state directory, or have an operator approve a "
-            "replacement",
+            f"agent {enrolment.agent} has a chain already; restore its state directory, or have an operator "
+            "approve a replacement",
         )
     if enrolment.used_by is None:
         _land_enrol_notice(connection, enrolment, state.chain, certified.public_der, keys, now_ns)

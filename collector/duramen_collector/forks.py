@@ -42,7 +42,11 @@ def record_fork(
     signature: str,
     now_ns: int,
 ) -> None:
-    """Keep ``other`` (with its bytes, unless only a heartbeat told of it) as a fork of ``chain`` at ``seq``, once."""
+    """Keep ``other`` as a fork of ``chain`` at ``seq``, once.
+
+    ``statement`` is what told of it: the block itself, a block that names it as its predecessor, or None
+    for a heartbeat.
+    """
     known = (
         connection.execute(sa.select(forks.c.seq, forks.c.hash).where(forks.c.chain == chain)).tuples().all()
     )

@@ -11,16 +11,7 @@ passed over. Another block in a taken place is a fork, and a block that skips nu
 answered with the head. Under a data key whose envelopes are missing nothing more is accepted and ``want``
 names it.
 
-Heartbeats are signed with the key of the next block. ``next_seq`` against what is accepted decides:
-
-- equal to accepted + 1: head and signature are checked here and now. ``heard`` moves to the time of the
-*nonce*, so a replayed heartbeat proves no more than the first one did. A valid signature over another head
-is a fork. - past it: the agent has sealed blocks that are not here yet, and their keys are unknown. The
-highest such heartbeat is kept as an announcement, counts for nothing, and is checked when the chain reaches
-its place: then it is a verified announcement or, with another head, a fork. Until then the chain is short
-of blocks that its own agent claimed, on the word of the certificate. - below it: refused as ``replay`` with
-the head. It may have been overtaken on the way, so it is no finding; an agent that really is behind its own
-chain learns so from the head.
+Heartbeats are judged in :mod:`duramen_collector.heartbeats`.
 """
 
 from __future__ import annotations
@@ -32,21 +23,21 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from duramen.api import EnvelopeUpload, Heartbeat, Problem
+from duramen.api import EnvelopeUpload, Problem
 from duramen.chain import ChainState, advance, check_body
 from duramen.envelope import parse_key_list
 from duramen.errors import DuramenError, FormatError, IntegrityError, LimitError
 from duramen.frame import parse_frames
-from duramen.names import ChainId, DataKeyId, Digest
-from duramen.ratchet import verify_heartbeat
+from duramen.names import DataKeyId, Digest
 from duramen.statement import Block, BlockKind, verify_block
-from duramen_collector.chainstate import StoredChain, accepted_hash, update_chain
+from duramen_collector.chainstate import StoredChain, accepted_hash, demand_storable, update_chain
 from duramen_collector.forks import SIGNATURE_UNCHECKED, SIGNATURE_VALID, record_fork, signing_key
+from duramen_collector.heartbeats import Announcement, settle
+from duramen_collector.judgement import Judged, forked, with_head
 from duramen_collector.landing import land_block
 from duramen_collector.logkeys import NoticeSigner
 from duramen_collector.refusal import Refused, problem_of, refuse
-from duramen_collector.schema import announcements, envelopes
-from duramen_collector.tokens import Pepper
+from duramen_collector.schema import envelopes
 
 MAX_BLOCKS: Final = 4096
 """Blocks in one request."""
@@ -62,19 +53,10 @@ class Upload:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """What became of a request's blocks: the chain after them, and what stopped them, if anything did."""
-
-    stored: StoredChain
-    want: tuple[DataKeyId, ...] = ()
-    problem: Problem | None = None
-
-
 def parse_blocks(data: bytes) -> tuple[Upload, ...]:
-    """The blocks of a request, their bodies checked against their headers; needs no state, so it may run
-    anywhere.
+    """The blocks of a request, their bodies checked against their headers.
 
+    It needs no state, so it may run in any thread.
     FormatError for malformed frames, a notice or a genesis; IntegrityError ``body_corrupt``; LimitError
     past ``MAX_BLOCKS``.
     """
@@ -103,7 +85,7 @@ def receive_blocks(
 ) -> Judged:
     """Judge ``uploads`` in order, store what is accepted, and say what became of them."""
     before = stored
-    announced = _Announcement.find(connection, stored.state.chain)
+    announced = Announcement.find(connection, stored.state.chain)
     judged = Judged(stored)
     for upload in uploads:
         try:
@@ -111,12 +93,12 @@ def receive_blocks(
         except Refused as error:
             judged = Judged(stored, problem=error.problem)
         except DuramenError as error:
-            judged = Judged(stored, problem=_with_head(problem_of(error), stored.state))
+            judged = Judged(stored, problem=with_head(problem_of(error), stored.state))
         stored = judged.stored
         if judged.want or judged.problem is not None:
             break
         if announced is not None and announced.next_seq == stored.state.seq + 1:
-            stored = _settle(connection, stored, announced, signer, now_ns)
+            stored = settle(connection, stored, announced, signer, now_ns)
             announced, judged = None, Judged(stored)
     if stored is not before:
         update_chain(connection, stored)
@@ -154,46 +136,6 @@ def receive_envelopes(
     connection.execute(envelopes.insert(), rows)
 
 
-def receive_heartbeat(
-    connection: sa.Connection,
-    stored: StoredChain,
-    heartbeat: Heartbeat,
-    signer: NoticeSigner,
-    pepper: Pepper,
-    now_ns: int,
-) -> Judged:
-    """Judge a heartbeat as the module's text says.
-
-    Refused with ``stale_nonce`` when its nonce is not a live one.
-    """
-    state = stored.state
-    made_ns = pepper.nonce_time(state.chain, heartbeat.nonce, now_ns)
-    if made_ns is None:
-        problem = Problem(409, "stale_nonce", "beat again with the nonce of this answer")
-        raise Refused(replace(problem, nonce=pepper.nonce(state.chain, now_ns)))
-    if heartbeat.next_seq <= state.seq:
-        raise Refused(
-            _with_head(
-                Problem(409, "replay", f"the heartbeat is for block {heartbeat.next_seq}, which is here"),
-                state,
-            )
-        )
-    if heartbeat.next_seq > state.seq + 1:
-        _announce(connection, state.chain, heartbeat, now_ns)
-        return Judged(stored)
-    _verify(heartbeat, state)
-    if heartbeat.head != state.head:
-        problem = _record_head_fork(connection, state, heartbeat.head, signer, now_ns)
-        return Judged(stored, problem=problem)
-    heard = replace(
-        stored,
-        heard_ns=max(stored.heard_ns, made_ns),
-        announced_seq=max(stored.announced_seq, heartbeat.next_seq),
-    )
-    update_chain(connection, heard)
-    return Judged(heard)
-
-
 def _receive_block(
     connection: sa.Connection, stored: StoredChain, upload: Upload, signer: NoticeSigner, now_ns: int
 ) -> Judged:
@@ -208,6 +150,7 @@ def _receive_block(
         problem = _record_block_fork(connection, state, block, state.head, SIGNATURE_VALID, signer, now_ns)
         return Judged(stored, problem=problem)
     after = advance(state, block)
+    demand_storable(header)
     if len(after.keys) > MAX_KEYS_IN_FORCE:
         raise LimitError(f"a chain uses at most {MAX_KEYS_IN_FORCE} pairs of shred group and class at a time")
     if header.kind is BlockKind.KEYS and not _commit_envelopes(connection, state, upload):
@@ -233,7 +176,7 @@ def _judge_taken(
         return Judged(stored)
     if accepted is None:
         raise Refused(
-            _with_head(Problem(409, "replay", f"block {seq} is here, but not at hand to compare"), state)
+            with_head(Problem(409, "replay", f"block {seq} is here, but not at hand to compare"), state)
         )
     public = signing_key(connection, state.chain, seq)
     if public is not None:
@@ -266,34 +209,7 @@ def _record_block_fork(
         signature=signature,
         now_ns=now_ns,
     )
-    return _fork(state, forked_at)
-
-
-def _record_head_fork(
-    connection: sa.Connection, state: ChainState, other: Digest, signer: NoticeSigner, now_ns: int
-) -> Problem:
-    record_fork(
-        connection,
-        signer,
-        tenant=state.tenant,
-        chain=state.chain,
-        seq=state.seq,
-        accepted=state.head,
-        other=other,
-        statement=None,
-        signature=SIGNATURE_VALID,
-        now_ns=now_ns,
-    )
-    return _fork(state, state.seq)
-
-
-def _fork(state: ChainState, seq: int) -> Problem:
-    detail = f"the collector holds another block {seq} of this chain; stop this agent and find out which host is the real one"
-    return _with_head(Problem(409, "fork", detail), state)
-
-
-def _with_head(problem: Problem, state: ChainState) -> Problem:
-    return replace(problem, accepted_seq=state.seq, head=state.head)
+    return forked(state, forked_at)
 
 
 def _of(state: ChainState, dek: DataKeyId) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
@@ -327,67 +243,3 @@ def _commit_envelopes(connection: sa.Connection, state: ChainState, upload: Uplo
         return False
     connection.execute(envelopes.update().where(*_of(state, header.dek)).values(keys_seq=header.seq))
     return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Announcement:
-    """A heartbeat that was ahead of its chain."""
-
-    next_seq: int
-    head: Digest
-    nonce: bytes
-    signature: bytes
-
-    @classmethod
-    def find(cls, connection: sa.Connection, chain: ChainId) -> _Announcement | None:
-        row = connection.execute(sa.select(announcements).where(announcements.c.chain == chain)).first()
-        return None if row is None else cls(row.next_seq, Digest(row.head), row.nonce, row.signature)
-
-
-def _announce(connection: sa.Connection, chain: ChainId, heartbeat: Heartbeat, now_ns: int) -> None:
-    present = _Announcement.find(connection, chain)
-    if present is not None:
-        if present.next_seq >= heartbeat.next_seq:
-            return
-        connection.execute(announcements.delete().where(announcements.c.chain == chain))
-    connection.execute(
-        announcements.insert().values(
-            chain=chain,
-            next_seq=heartbeat.next_seq,
-            head=heartbeat.head,
-            nonce=heartbeat.nonce,
-            signature=heartbeat.signature,
-            heard_ns=now_ns,
-        )
-    )
-
-
-def _settle(
-    connection: sa.Connection,
-    stored: StoredChain,
-    announced: _Announcement,
-    signer: NoticeSigner,
-    now_ns: int,
-) -> StoredChain:
-    """The chain has reached the place of an announcement: check it, and forget it. It refuses no block."""
-    state = stored.state
-    connection.execute(announcements.delete().where(announcements.c.chain == state.chain))
-    try:
-        _verify(announced, state)
-    except IntegrityError:
-        return stored  # it proved nothing then and proves nothing now
-    if announced.head != state.head:
-        _record_head_fork(connection, state, announced.head, signer, now_ns)
-        return stored
-    return replace(stored, announced_seq=max(stored.announced_seq, announced.next_seq))
-
-
-def _verify(heartbeat: Heartbeat | _Announcement, state: ChainState) -> None:
-    verify_heartbeat(
-        state.next_public,
-        state.chain,
-        heartbeat.next_seq,
-        heartbeat.head,
-        heartbeat.nonce,
-        heartbeat.signature,
-    )
