@@ -1,15 +1,16 @@
 """Heartbeats of one agent against the state of its chain.
 
-Heartbeats are signed with the key of the next block. ``next_seq`` against what is accepted decides:
+They are signed with the key of the next block. ``next_seq`` against what is accepted decides:
 
-- equal to accepted + 1: head and signature are checked here and now. ``heard`` moves to the time of the
-*nonce*, so a replayed heartbeat proves no more than the first one did. A valid signature over another head
-is a fork. - past it: the agent has sealed blocks that are not here yet, and their keys are unknown. The
-highest such heartbeat is kept as an announcement, counts for nothing, and is checked when the chain reaches
-its place: then it is a verified announcement or, with another head, a fork. Until then the chain is short
-of blocks that its own agent claimed, on the word of the certificate. - below it: refused as ``replay`` with
-the head. It may have been overtaken on the way, so it is no finding; an agent that really is behind its own
-chain learns so from the head.
+- Equal to accepted + 1: head and signature are checked here and now. ``heard`` moves to the time of the
+  *nonce*, so a replayed heartbeat proves no more than the first one did. A valid signature over another head
+  is a fork.
+- Past it: the agent has sealed blocks that are not here yet, and the key is unknown. The highest such
+  heartbeat is kept as an announcement, counts for nothing, and is checked when the chain reaches its place:
+  then it is a verified announcement or, with another head, a fork. Until then the chain lacks blocks that its
+  own agent claimed, on the word of the certificate alone.
+- Below it: refused as ``replay`` with the head. It may have been overtaken on the way, so it is no finding;
+  an agent that really is behind its own chain learns so from the head.
 """
 
 from __future__ import annotations

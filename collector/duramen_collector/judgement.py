@@ -22,8 +22,8 @@ class Judged:
 def forked(state: ChainState, seq: int) -> Problem:
     """The refusal of a second block ``seq``."""
     detail = (
-        f"the collector holds another block {seq} of this chain; stop this agent and find out which of its two "
-        "histories is the real one"
+        f"the collector holds another block {seq} of this chain; stop this agent and find out which of its "
+        "two histories is the real one"
     )
     return with_head(Problem(409, "fork", detail), state)
 
