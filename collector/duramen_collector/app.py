@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -191,7 +191,7 @@ def agent_routes(front: Front) -> APIRouter:
     return router
 
 
-def create_app(front: Front, routers: Callable[[Front], list[APIRouter]] = lambda front: []) -> FastAPI:
+def create_app(front: Front, routers: Sequence[APIRouter] = ()) -> FastAPI:
     """The ASGI application: agents' endpoints, and those of ``routers``."""
     app = FastAPI(
         title="Duramen collector",
@@ -202,7 +202,7 @@ def create_app(front: Front, routers: Callable[[Front], list[APIRouter]] = lambd
         redirect_slashes=False,
     )
     app.include_router(agent_routes(front))
-    for router in routers(front):
+    for router in routers:
         app.include_router(router)
     app.add_exception_handler(DuramenError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)

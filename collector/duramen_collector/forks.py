@@ -47,9 +47,8 @@ def record_fork(
     ``statement`` is what told of it: the block itself, a block that names it as its predecessor, or None
     for a heartbeat.
     """
-    known = (
-        connection.execute(sa.select(forks.c.seq, forks.c.hash).where(forks.c.chain == chain)).tuples().all()
-    )
+    query = sa.select(forks.c.seq, forks.c.hash).where(forks.c.chain == chain)
+    known = {(row.seq, row.hash) for row in connection.execute(query)}
     if (seq, other) in known or len(known) >= MAX_FORKS:
         return
     connection.execute(

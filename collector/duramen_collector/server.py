@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import uvicorn
@@ -27,8 +28,6 @@ GRACE_SECONDS: Final = 10
 KEEP_ALIVE_SECONDS: Final = 75
 BACKLOG: Final = 512
 MAX_CONNECTIONS: Final = 4096
-
-_log = logging.getLogger("duramen.collector")
 
 
 class PeerProtocol(HttpToolsProtocol):
@@ -45,7 +44,7 @@ class PeerProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Put the certificate into the scope of each request."""
         super().on_message_begin()
-        self.scope[PEER] = self.peer_certificate  # type: ignore[literal-required]  # an extension of ours
+        self.scope[PEER] = self.peer_certificate  # type: ignore[typeddict-unknown-key]  # an extension of ours
 
 
 def tls_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
@@ -99,4 +98,12 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(
+            number, _noted
+        )  # uvicorn raises the signal again when it has stopped; we have more to end
     uvicorn.Server(configuration).run(sockets=[listener])
+
+
+def _noted(_number: int, _frame: FrameType | None) -> None:
+    """What is left of a signal once uvicorn has stopped for it."""

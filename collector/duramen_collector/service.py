@@ -36,7 +36,7 @@ from duramen_collector.judgement import Judged
 from duramen_collector.logkeys import LogKeyStore, NoticeSigner
 from duramen_collector.refusal import Refused, refuse
 from duramen_collector.schema import checkpoints, forks
-from duramen_collector.tenancy import Tenant, demand_tenant
+from duramen_collector.tenancy import Tenant, demand_tenant, find_tenant
 from duramen_collector.tokens import Pepper, Principal, authenticate
 
 ReceiptBuilder = Callable[[sa.Connection, ChainId, int, int], Receipt | None]
@@ -186,10 +186,9 @@ class Service:
         )
 
     def authorise(self, connection: sa.Connection, authorization: str, role: str, tenant: str) -> Principal:
-        """Whom an Authorization header speaks for, if that one has ``role`` for ``tenant``; refused
-        otherwise.
+        """Whom an Authorization header speaks for, if that one has ``role`` for ``tenant``.
 
-        A token for one tenant gets the same 403 for every other, whether that exists or not.
+        Refused otherwise. A token for one tenant gets the same 403 for every other, existing or not.
         """
         principal = authenticate(connection, self._pepper, authorization, self._clock.wall_ns())
         if not principal.may(role, tenant):
@@ -199,14 +198,7 @@ class Service:
 
     def authorise_static(self, connection: sa.Connection, authorization: str, tenant: str) -> None:
         """As :meth:`authorise` for a viewer; anyone may when the tenant is public."""
-        found = None
-        try:
-            found = demand_tenant(connection, tenant)
-        except Refused:
-            if not authorization:
-                raise refuse(
-                    401, "token_invalid", "send a viewer's API token as Authorization: Bearer TOKEN"
-                ) from None
+        found = find_tenant(connection, tenant)
         if found is None or not found.public:
             self.authorise(connection, authorization, "viewer", tenant)
 
