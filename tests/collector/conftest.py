@@ -130,8 +130,8 @@ class FakeAgent:
             prev=ZERO_DIGEST if genesis else self.head,
             start=self.records,
             count=0,
-            root=EMPTY_ROOT,
-            body=EMPTY_ROOT,
+            root=Digest(EMPTY_ROOT),
+            body=Digest(EMPTY_ROOT),
             size=0,
             group=0,
             retention_class=0,
@@ -273,10 +273,18 @@ class Site:
         assert isinstance(answer, api.EnrollAnswer)
         return answer
 
-    def enrolled(self, name: str = "web-1") -> FakeAgent:
+    def csr_for(self, key: Any) -> str:
+        return csr_for(key)
+
+    def new_agent(self, name: str = "web-1", **changes: Any) -> FakeAgent:
+        """An agent with a genesis that it has not shown to anyone."""
         ratchet = Ratchet(Seq(0), hashlib.sha256(name.encode()).digest())
         agent = FakeAgent(self.keys, agent=name, ratchet=ratchet)
-        agent.seal_genesis()
+        agent.seal_genesis(**changes)
+        return agent
+
+    def enrolled(self, name: str = "web-1") -> FakeAgent:
+        agent = self.new_agent(name)
         self.enrol(agent)
         return agent
 
@@ -333,7 +341,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
         pepper=pepper,
         clock=clock,
         random=random,
-        build_receipt=lambda connection, chain, first, seen: None,
     )
     with writing(engine) as connection:
         create_tenant(connection, keys, TENANT, public=False, now_ns=clock.now_ns)
