@@ -92,3 +92,11 @@ class Disk(Protocol):
     def overwrite(self, path: bytes, data: bytes) -> None:
         """Overwrite the start of an existing file in place and sync it (the seed file; one sector)."""
         ...
+
+
+class ObjectReader(Protocol):
+    """Read access to named objects: a folder, a web server, an object store, a bundle."""
+
+    def read(self, key: str) -> bytes | None:
+        """The whole object, or None when no such key exists; any other failure is a StorageError."""
+        ...
