@@ -106,7 +106,7 @@ class PackContents:
             self._missing(pack, leaf, block)
         if self._reads_bodies and not pack.data and not pack.is_lost:
             self._fetch(pack, block)
-        if leaf == pack.slot.first and pack.data:
+        if leaf == pack.slot.first and pack.data and not pack.is_lost:
             self._check_header(pack, block, root_before)
         return self._frame(pack, leaf, entry, block) if pack.data and not pack.is_lost else None
 
@@ -145,9 +145,9 @@ class PackContents:
             pack.header = parse_pack_header(data)
         except FormatError:
             pack.header = None
-        if not data:
+        if len(data) < PACK_HEADER_BYTES:
             pack.is_lost = True
-            self._corrupt(pack, pack.slot.first, block, "the pack is empty")
+            self._corrupt(pack, pack.slot.first, block, f"the pack ends after {len(data)} bytes, in its header")
 
     def _check_header(self, pack: _OpenPack, block: Block | None, root_before: Digest | None) -> None:
         header, slot = pack.header, pack.slot
@@ -195,8 +195,15 @@ class PackContents:
                 Code.BODY_CORRUPT,
             )
             return None
-        if size and pack.header is not None and pack.header.retention_class != block.header.retention_class:
-            self._corrupt(pack, leaf, block, "the pack is of another retention class than a body in it")
+        if (
+            size
+            and pack.header is not None
+            and not pack.is_reported
+            and pack.header.retention_class != block.header.retention_class
+        ):
+            self._corrupt(
+                pack, pack.slot.first, None, "the pack's header is wrong: another retention class than its bodies'"
+            )
         return body
 
     def _differs(
