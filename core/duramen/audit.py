@@ -24,7 +24,7 @@ replaced, and whether kept checkpoints were removed.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
@@ -175,7 +175,7 @@ def audit_region(
     """Audit the copy of the log of ``tenant`` that ``reader`` gives. Raises StorageError when the region fails."""
     asked = options or AuditOptions()
     report = _Reporter(asked.region, tenant)
-    pinned = _pin(reader, f"{tenant}/")
+    pinned = pin_region(reader, tenant)
     signed = _open(pinned, keys, asked.policy, report, f"{tenant}/")
     if signed is None:
         return AuditReport(
@@ -218,23 +218,35 @@ class _Reporter(Report):
         )
 
 
-class _Pinned:
-    """A region whose checkpoint and right edge are as they were at one moment, though the log goes on."""
+class PinnedRegion:
+    """A region whose checkpoint and right edge stay as they were at one moment, though the log goes on."""
 
     def __init__(self, reader: RegionReader, pinned: Mapping[str, bytes | None]) -> None:
         self._reader = reader
         self._pinned = pinned
-        self.read_start = reader.read_start
-        self.keys = reader.keys
-        self.read_now = reader.read
 
     def read(self, key: str) -> bytes | None:
         """The object as it was pinned, or as it is."""
         return self._pinned[key] if key in self._pinned else self._reader.read(key)
 
+    def read_start(self, key: str, count: int) -> bytes | None:
+        """As the region has it."""
+        return self._reader.read_start(key, count)
 
-def _pin(reader: RegionReader, prefix: str) -> _Pinned:
+    def keys(self, prefix: str) -> Iterable[str] | None:
+        """As the region has them."""
+        return self._reader.keys(prefix)
+
+    def read_now(self, key: str) -> bytes | None:
+        """The object as it is now."""
+        return self._reader.read(key)
+
+
+def pin_region(reader: RegionReader, tenant: str) -> PinnedRegion:
     """Read a checkpoint with the partial tiles of its edge, again while a new one takes their place."""
+    if isinstance(reader, PinnedRegion):
+        return reader
+    prefix = f"{tenant}/"
     key = prefix + CHECKPOINT_KEY
     data = reader.read(key)
     for _ in range(_PIN_TRIES):
@@ -248,7 +260,7 @@ def _pin(reader: RegionReader, prefix: str) -> _Pinned:
         if now == data:
             break
         data = now
-    return _Pinned(reader, pinned)
+    return PinnedRegion(reader, pinned)
 
 
 def _stated_size(data: bytes | None) -> int:
@@ -259,7 +271,7 @@ def _stated_size(data: bytes | None) -> int:
 
 
 def _open(
-    reader: _Pinned, keys: LogKeys, policy: Policy | None, report: Report, prefix: str
+    reader: PinnedRegion, keys: LogKeys, policy: Policy | None, report: Report, prefix: str
 ) -> SignedCheckpoint | None:
     """The verified checkpoint; a policy that is not reached is reported and the checkpoint used all the same."""
     key = prefix + CHECKPOINT_KEY
@@ -284,7 +296,7 @@ class _Audit:
 
     def __init__(
         self,
-        reader: _Pinned,
+        reader: PinnedRegion,
         tenant: str,
         keys: LogKeys,
         options: AuditOptions,

@@ -200,12 +200,13 @@ class Lineages:
         genesis = block.header.genesis
         assert genesis is not None
         before = self._agents.get(genesis.agent)
+        replaces = any(genesis.replaces)
         code, severity = Code.DISCONTINUITY, Severity.FAILURE
         if before is None:
-            if genesis.replaces == ZERO_DIGEST:
+            if not replaces:
                 return
             detail = f"the chain of {genesis.agent!r} replaces one that the log does not hold"
-        elif genesis.replaces == ZERO_DIGEST:
+        elif not replaces:
             detail = f"a second chain of {genesis.agent!r} begins without naming the first"
         else:
             old = self._chains[before].state
