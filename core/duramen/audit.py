@@ -122,6 +122,8 @@ class AuditCounts:
     opened: int = 0
     unopened: int = 0
     """Bodies that were to be opened and that this reader has no key for."""
+    unlinked: int = 0
+    """Blocks from which signatures do not lead back to their genesis: not given to ``on_block``."""
 
     def to_json(self) -> dict[str, Json]:
         """The counts by name."""
@@ -399,7 +401,9 @@ class _Audit:
         visit = BlockVisit(leaf, agent, block, body)
         if self._options.depth is Depth.RECORDS and block.header.kind is BlockKind.RECORDS and body:
             visit = self._opened(visit, body)
-        if is_good and self._options.on_block is not None:
+        if not is_good:
+            self._counts = replace(self._counts, unlinked=self._counts.unlinked + 1)
+        elif self._options.on_block is not None:
             self._options.on_block(visit)
 
     def _opened(self, visit: BlockVisit, body: bytes) -> BlockVisit:

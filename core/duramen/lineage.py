@@ -100,6 +100,8 @@ class _Chain:
     """Blocks that are off this line: a fork's."""
     has_guesses: bool = False
     """Whether a data key may have been introduced in a block that is missing."""
+    is_broken: bool = False
+    """Whether signatures no longer lead back to a genesis of this log."""
 
 
 class Lineages:
@@ -120,7 +122,11 @@ class Lineages:
         self._agents: dict[str, ChainId] = {}
 
     def take(self, leaf: int, block: Block) -> bool:
-        """Judge the block at ``leaf``. True when it is its agent's next one, signed and linked: it may be relied on."""
+        """Judge the block at ``leaf``. True when it may be relied on as its agent's.
+
+        That is when signatures and links lead back from it to a genesis of this log: after a gap or a break they do not,
+        whatever the later blocks say of one another.
+        """
         self._check_seen(leaf, block)
         if block.header.genesis is not None:
             return self._take_genesis(leaf, block)
@@ -191,7 +197,7 @@ class Lineages:
             )
             is_good = False
         self._check_succession(leaf, identity, block)
-        self._chains[identity] = _Chain(state, leaf, leaf, block.header)
+        self._chains[identity] = _Chain(state, leaf, leaf, block.header, is_broken=not is_good)
         self._agents[genesis.agent] = identity
         self._count(self._chains[identity], leaf, block)
         return is_good
@@ -238,7 +244,7 @@ class Lineages:
             stopped=False,
             keys=MappingProxyType({}),
         )
-        chain = _Chain(_resumed(state, block, keeps_keys=False), leaf, leaf, header, has_guesses=True)
+        chain = _Chain(_resumed(state, block, keeps_keys=False), leaf, leaf, header, has_guesses=True, is_broken=True)
         chain.gaps.append(_Gap(0, header.seq - 1, None, ZERO_DIGEST, header.prev, leaf))
         self._chains[header.chain] = chain
         self._count(chain, leaf, block)
@@ -263,9 +269,10 @@ class Lineages:
                 self._report(Code(error.code), str(error), chain=before.chain, seq=header.seq, leaf=leaf)
         if is_good:
             self._check_clock(chain, leaf, header)
+        chain.is_broken |= not is_good
         self._count(chain, leaf, block)
         chain.last = header
-        return is_good
+        return not chain.is_broken
 
     def _take_late(self, chain: _Chain, leaf: int, block: Block) -> bool:
         """A block whose number has passed."""
@@ -287,7 +294,7 @@ class Lineages:
                 leaf=leaf,
             )
             self._count(chain, leaf, block)
-            return True
+            return False
         if chain.recent.get(seq, digest) != digest:
             self._take_branch(chain, leaf, block)
             return False
