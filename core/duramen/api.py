@@ -2,16 +2,17 @@
 
 Agent (client certificate)::
 
-    POST /v1/enroll                                 EnrollRequest -> EnrollAnswer      one-time token, no certificate
-    GET  /v1/chains/{chain}/head                    -> HeadAnswer
-    PUT  /v1/chains/{chain}/envelopes/{dek}         EnvelopeUpload -> 204              before the first block under it
-    POST /v1/chains/{chain}/blocks?from=S&seen=N    frames -> ProgressAnswer
-    POST /v1/chains/{chain}/heartbeat               Heartbeat -> ProgressAnswer
-    GET  /v1/chains/{chain}/receipt?from=S&seen=N   -> ProgressAnswer
+    POST /v1/enroll                                EnrollRequest -> EnrollAnswer (one-time token)
+    GET  /v1/chains/{chain}/head                   -> HeadAnswer
+    PUT  /v1/chains/{chain}/envelopes/{dek}        EnvelopeUpload -> 204 (before the first block)
+    POST /v1/chains/{chain}/blocks?from=S&seen=N   frames -> ProgressAnswer
+    POST /v1/chains/{chain}/heartbeat              Heartbeat -> ProgressAnswer
+    GET  /v1/chains/{chain}/receipt?from=S&seen=N  -> ProgressAnswer
 
-``from`` is the first sequence number the agent holds without a receipt, ``seen`` the size of the checkpoint it verified
-last: with both the collector can answer a receipt whenever one is due. Every refusal is a :class:`Problem`
-(RFC 9457, application/problem+json). JSON is read with unknown fields refused; hashes are hex, envelopes and statements base64.
+``from`` is the first sequence number the agent holds without a receipt, ``seen`` the size of the checkpoint
+it verified last: with both the collector can answer a receipt whenever one is due. Every refusal is a
+:class:`Problem` (RFC 9457, application/problem+json). JSON is read with unknown fields refused; hashes are
+hex, envelopes and statements base64.
 """
 
 from __future__ import annotations
@@ -52,14 +53,17 @@ def chain_path(chain: ChainId, what: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class JoinString:
-    """What ``duramen-collector enroll-token`` prints and ``duramen-agent enroll`` reads: all that enrolling needs."""
+    """What ``duramen-collector enroll-token`` prints and ``duramen-agent enroll`` reads.
+
+    All that enrolling needs.
+    """
 
     tenant: str
     agent: str
     collectors: tuple[str, ...]
     """Base URLs in order of preference."""
     ca_pem: str
-    """The collector's certificate authority itself, so that the first connection is checked like every later one."""
+    """The collector's certificate authority: the first connection is checked like every later one."""
     log_keys: tuple[str, str]
     """Verifier keys of the tenant log: Ed25519, ML-DSA-44."""
     token: str
@@ -267,7 +271,10 @@ class ProgressAnswer:
     """-1 while nothing of the chain is published."""
     receipt: Receipt | None = None
     want: tuple[DataKeyId, ...] = ()
-    """Data keys whose envelopes are missing: the blocks from the first one under them on were not accepted."""
+    """Data keys whose envelopes are missing.
+
+    The blocks from the first one under them on were not accepted.
+    """
     nonce: bytes | None = None
     """For the next heartbeat; only in the answer to one."""
 
@@ -305,11 +312,14 @@ def parse_progress_answer(data: bytes) -> ProgressAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A refusal (RFC 9457). ``code`` is the last part of ``type``; fork and gap carry the collector's head."""
+    """A refusal (RFC 9457).
+
+    ``code`` is the last part of ``type``; fork and gap carry the collector's head.
+    """
 
     status: int
     code: str
-    """fork, gap, replay, envelope_missing, stale_nonce, too_large, busy, not_enrolled, stepped_down, or a finding code."""
+    """fork, gap, replay, stale_nonce, too_large, busy, not_enrolled, stepped_down, ..., or a finding code."""
     detail: str
     """One sentence that says what to do."""
     accepted_seq: int | None = None

@@ -1,11 +1,13 @@
 """Bodies: what a block's header commits to and only its readers can read (FORMAT §2, body).
 
-``nonce(12) || AES-256-GCM(BK, nonce, zstd(payload) || zero padding, aad)``; aad is the header fields chain, seq, group,
-class, dek and step. ``payload = u32 manifest length || manifest || raw bytes``. The manifest is JSON Lines, each in the
-one encoding of :mod:`duramen.canonical`: a header line with the salt key, then one line a run. The raw bytes are the
-runs' bytes in order, untouched, so concatenating what was sealed for a file gives back the file.
+``nonce(12) || AES-256-GCM(BK, nonce, zstd(payload) || zero padding, aad)``; aad is the header fields chain,
+seq, group, class, dek and step. ``payload = u32 manifest length || manifest || raw bytes``. The manifest is
+JSON Lines, each in the one encoding of :mod:`duramen.canonical`: a header line with the salt key, then one
+line a run. The raw bytes are the runs' bytes in order, untouched, so concatenating what was sealed for a
+file gives back the file.
 
-The padding is Padmé (Nikitin et al., PETS 2019): at most 12 %, about 2 % on average, and it leaks O(log log n) bits of the length.
+The padding is Padmé (Nikitin et al., PETS 2019): at most 12 %, about 2 % on average, and it leaks O(log log
+n) bits of the length.
 """
 
 from __future__ import annotations
@@ -126,7 +128,10 @@ def encode_payload(salt_key: bytes, lines: Sequence[bytes], raws: Sequence[bytes
 def seal(
     payload: bytes, block_key: bytes, nonce: bytes, aad: bytes, compressor: zstandard.ZstdCompressor
 ) -> bytes:
-    """The body of ``payload``. ``nonce`` (12) is random; ``compressor`` states the content size and no checksum."""
+    """The body of ``payload``.
+
+    ``nonce`` (12) is random; ``compressor`` states the content size and no checksum.
+    """
     if len(nonce) != NONCE_BYTES:
         raise FormatError(f"a nonce has {NONCE_BYTES} bytes")
     frame = compressor.compress(payload)
@@ -158,7 +163,7 @@ def open_body(header: BlockHeader, body: bytes, block_key: bytes) -> Payload:
         padded = AESGCM(block_key).decrypt(body[:NONCE_BYTES], body[NONCE_BYTES:], aad)
     except (InvalidTag, ValueError) as error:
         raise IntegrityError(
-            f"the body of block {header.seq} does not open with this key: it was changed, or the key is another's",
+            f"the body of block {header.seq} does not open: it was changed, or the key is another's",
             code="body_corrupt",
         ) from error
     payload = parse_payload(_decompress(padded))

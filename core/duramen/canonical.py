@@ -1,9 +1,9 @@
 """JSON with exactly one encoding: what notices, manifests and key lists are written in.
 
-Keys sorted by code point, no white space, UTF-8 without needless escapes, no floats, no duplicate keys, integers
-within ±2**53 (larger ones travel as decimal strings, see :func:`wide`). A byte string is accepted only
-when encoding what it decodes to gives the same bytes, so there is nothing left to interpret differently.
-This is RFC 8785 (JCS) for values without floats and keys without surrogate pairs.
+Keys sorted by code point, no white space, UTF-8 without needless escapes, no floats, no duplicate keys,
+integers within ±2**53 (larger ones travel as decimal strings, see :func:`wide`). A byte string is accepted
+only when encoding what it decodes to gives the same bytes, so there is nothing left to interpret
+differently. This is RFC 8785 (JCS) for values without floats and keys without surrogate pairs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def decode(data: bytes, what: str) -> Json:
 
 
 def read(data: bytes, what: str) -> Json:
-    """Any JSON without floats and duplicate keys, whatever its white space and order: for requests and answers."""
+    """Any JSON without floats and duplicate keys, whatever its white space and order.
+
+    For requests and answers.
+    """
     try:
         value: Json = json.loads(
             data.decode(), parse_float=_no_float, parse_constant=_no_float, object_pairs_hook=_unique
@@ -93,12 +96,13 @@ def wide(value: int) -> int | str:
 class Fields:
     """Strict access to a decoded JSON object: every key is asked for once, and none may be left over."""
 
-    __slots__ = ("_left", "_what")
+    __slots__ = ("_left", "_what", "value")
 
     def __init__(self, value: Json, what: str) -> None:
         if not isinstance(value, dict):
             raise FormatError(f"{what} is not a JSON object")
-        self._left: dict[str, Json] = dict(value)
+        self.value = value
+        self._left = dict(value)
         self._what = what
 
     def has(self, key: str) -> bool:

@@ -2,8 +2,8 @@
 
 One function serves the agent that seals, the collector that ingests and the auditor who verifies:
 :func:`advance` takes the state after block i and block i+1, and returns the state after it or raises
-IntegrityError with the code of what is wrong. It needs no plaintext. Times are not judged here (clock jumps are notes, not
-failures), nor are bodies (:func:`check_body`), nor what lies in the tenant log.
+IntegrityError with the code of what is wrong. It needs no plaintext. Times are not judged here (clock jumps
+are notes, not failures), nor are bodies (:func:`check_body`), nor what lies in the tenant log.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def begin(block: Block) -> ChainState:
 def advance(state: ChainState, block: Block) -> ChainState:
     """The state after ``block``; IntegrityError with its code when it does not continue ``state``.
 
-    Codes: ``link_broken`` (another chain or previous hash), ``replay`` (a number that has passed), ``gap`` (a number
-    too far ahead), ``signature_invalid``, ``header_corrupt`` (record numbers or data keys that do not
-    follow).
+    Codes: ``link_broken`` (another chain or previous hash), ``replay`` (a number that has passed), ``gap``
+    (a number too far ahead), ``signature_invalid``, ``header_corrupt`` (record numbers or data keys that do
+    not follow).
     """
     header = block.header
     if header.kind is BlockKind.GENESIS or header.chain != state.chain:
@@ -135,7 +135,7 @@ def _advance_keys(
     use = keys.get(slot)
     if use is None or use.dek != header.dek:
         raise IntegrityError(
-            f"block {header.seq} is sealed under a data key that no keys block introduced for its shred group and class",
+            f"block {header.seq} is sealed under a data key that no keys block introduced for its group",
             code="header_corrupt",
         )
     if header.step != use.next_step:
@@ -147,5 +147,5 @@ def _advance_keys(
 
 
 def key_expired(use: DataKeyUse, now_ns: int) -> bool:
-    """Whether a data key has reached the age at which its agent replaces it (a clock set back counts, too)."""
+    """Whether a data key has reached the age at which it is replaced (so has one from the future)."""
     return not 0 <= now_ns - use.since_ns < DATA_KEY_MAX_AGE_NS

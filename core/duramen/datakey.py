@@ -1,9 +1,9 @@
-"""Data keys and the block keys that come from them (FORMAT §2, body key).
+r"""Data keys and the block keys that come from them (FORMAT §2, body key).
 
-``ck[0] = DEK``; block key ``BK = HKDF(ck, "duramen/body-key/v1\\n" || chain || seq || root)``; then
-``ck <- HKDF(ck, "duramen/dek-next/v1")`` and ``step + 1``. After a block is sealed its key, the old ck and the
-DEK exist nowhere on the host: what was sealed cannot be read there again. A reader unwraps the DEK from
-an envelope and walks the same steps.
+``ck[0] = DEK``; block key ``BK = HKDF(ck, "duramen/body-key/v1\n" || chain || seq || root)``; then ``ck <-
+HKDF(ck, "duramen/dek-next/v1")`` and ``step + 1``. After a block is sealed its key, the old ck and the DEK
+exist nowhere on the host: what was sealed cannot be read there again. A reader unwraps the DEK from an
+envelope and walks the same steps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DATA_KEY_BYTES: Final = 32
 
 
 def data_key_id(dek: bytes) -> DataKeyId:
-    """``SHA-256("duramen/dek/v1\\n" || DEK)[:16]``: names a data key without telling it."""
+    r"""``SHA-256("duramen/dek/v1\n" || DEK)[:16]``: names a data key without telling it."""
     return DataKeyId(hashlib.sha256(b"duramen/dek/v1\n" + dek).digest()[:16])
 
 

@@ -1,9 +1,10 @@
 """Who can read: recipients, envelopes, and the keys block's list (FORMAT §2, envelope).
 
-An envelope is one data key wrapped to one reader: ``u16 KEM id || enc(1120) || ciphertext(48)``, HPKE base mode (RFC 9180) with
-KEM ML-KEM-768+X25519 (X-Wing, 0x647a), HKDF-SHA256 and AES-256-GCM. Its info binds tenant, chain, data key,
-shred group, class and recipient, so an envelope moved elsewhere does not open. A public key is
-``ML-KEM-768(1184) || X25519(32)``; a private key is its 32-byte seed, expanded as X-Wing does.
+An envelope is one data key wrapped to one reader: ``u16 KEM id || enc(1120) || ciphertext(48)``, HPKE base
+mode (RFC 9180) with KEM ML-KEM-768+X25519 (X-Wing, 0x647a), HKDF-SHA256 and AES-256-GCM. Its info binds
+tenant, chain, data key, shred group, class and recipient, so an envelope moved elsewhere does not open. A
+public key is ``ML-KEM-768(1184) || X25519(32)``; a private key is its 32-byte seed, expanded as X-Wing
+does.
 
 Wrapping draws randomness inside the library; everything else here is a function of its arguments.
 """
@@ -115,7 +116,10 @@ class ReaderKey:
 
 
 def wrap(dek: bytes, recipient: Recipient, context: EnvelopeContext) -> bytes:
-    """A new envelope of ``dek`` (32 bytes) for ``recipient``; FormatError for a public key that is not one."""
+    """A new envelope of ``dek`` (32 bytes) for ``recipient``.
+
+    FormatError for a public key that is not one.
+    """
     try:
         public = hpke.MLKEM768X25519PublicKey(
             MLKEM768PublicKey.from_public_bytes(recipient.public[:1184]),

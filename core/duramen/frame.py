@@ -1,9 +1,12 @@
 """Frames and packs: how statements travel and lie in regions with their bodies (FORMAT §2 and §3).
 
-Frame: ``"DRMN" || u8 1 || u32 header length || header || signature(64) || u32 body length || body``. A notice's body is empty.
+Frame: ``"DRMN" || u8 1 || u32 header length || header || signature(64) || u32 body length || body``. A
+notice's body is empty.
 
-Pack: ``"DRMP" || u8 1 || u8 class || u64 first leaf || u32 count || u64 tree size before || root before(32) || SHA-256 of the pack
-before(32)``, then ``count`` frames. Its key is its SHA-256. One class a pack; notices and genesis blocks go with any.
+Pack: ``"DRMP" || u8 1 || u8 class || u64 first leaf || u32 count || u64 tree size before || root before(32)
+|| SHA-256 of the pack before(32)``, then ``count`` frames. Its key is its SHA-256. One class a pack;
+notices and blocks without a data key
+(genesis, empty) go with any.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Final
 from duramen import wire
 from duramen.errors import FormatError
 from duramen.limits import BODY_MAX_BYTES, PACK_MAX_BYTES, STATEMENT_MAX_BYTES
-from duramen.names import Digest
+from duramen.names import ZERO_DATA_KEY_ID, Digest
 from duramen.statement import SIGNATURE_BYTES, Block, Notice, Statement, parse_statement
 
 FRAMES_MEDIA_TYPE: Final = "application/vnd.duramen.frames"
@@ -145,7 +148,12 @@ def parse_pack(data: bytes) -> Pack:
     if len(frames) != header.count:
         raise FormatError(f"the pack counts {header.count} frames and holds {len(frames)}")
     for frame in frames:
-        if isinstance(frame.statement, Block) and frame.statement.header.size:
-            if frame.statement.header.retention_class != header.retention_class:
-                raise FormatError("a pack holds a body of another retention class than its own")
+        statement = frame.statement
+        if isinstance(statement, Block) and _class_of(statement) not in {None, header.retention_class}:
+            raise FormatError("a pack holds a block of another retention class than its own")
     return Pack(header, frames)
+
+
+def _class_of(block: Block) -> int | None:
+    """The retention class that a block demands of its pack: none without a data key (genesis, empty)."""
+    return None if block.header.dek == ZERO_DATA_KEY_ID else block.header.retention_class

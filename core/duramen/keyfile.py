@@ -1,8 +1,9 @@
 """Reader key files: private keys under a passphrase, public keys as one line of text.
 
-Private: JSON ``{"cipher", "kdf": "scrypt", "n", "r", "p", "salt", "sealed", "type", "public"}``; the seed is sealed with AES-256-GCM under
-scrypt (RFC 7914) of the passphrase. scrypt's cost is bounded when reading, so that a foreign file cannot exhaust memory.
-Public: ``duramen-reader <name> <base64 of the 1,216 key bytes>``; a recipients file holds one a line, ``#`` comments.
+Private: JSON ``{"cipher", "kdf": "scrypt", "n", "r", "p", "salt", "sealed", "type", "public"}``; the seed
+is sealed with AES-256-GCM under scrypt (RFC 7914) of the passphrase. scrypt's cost is bounded when reading,
+so that a foreign file cannot exhaust memory. Public: ``duramen-reader <name> <base64 of the 1,216 key
+bytes>``; a recipients file holds one a line, ``#`` comments.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ def parse_recipients(text: str) -> tuple[NamedRecipient, ...]:
 
 
 def seal_private(key: ReaderKey, passphrase: str, salt: bytes, nonce: bytes, n: int = SCRYPT_N) -> bytes:
-    """The private key file of ``key``; ``salt`` (16) and ``nonce`` (12) are random, ``n`` is scrypt's cost."""
+    """The private key file of ``key``.
+
+    ``salt`` (16) and ``nonce`` (12) are random, ``n`` is scrypt's cost.
+    """
     sealed = AESGCM(_stretch(passphrase, salt, n)).encrypt(nonce, key.seed, _AAD + key.recipient.public)
     return (
         canonical.encode(

@@ -38,7 +38,8 @@ def check_agent(name: str) -> str:
     """``name`` if it is an agent name: ``[a-z0-9][a-z0-9._-]{0,252}``; FormatError otherwise."""
     if not _AGENT.fullmatch(name):
         raise FormatError(
-            f"{name!r} is not an agent name: 1 to 253 of a-z, 0-9, '.', '_' and '-', starting with a letter or digit"
+            f"{name!r} is not an agent name: 1 to 253 of a-z, 0-9, '.', '_' and '-', "
+            "starting with a letter or digit"
         )
     return name
 

@@ -62,14 +62,15 @@ class Ratchet:
         """The state for block ``index``; IntegrityError ``rollback`` when this seed is already past it."""
         if index < self.index:
             raise IntegrityError(
-                f"the seed file is at block {self.index}, but the chain ends before block {index}: the spool was "
-                "rolled back; move the state directory aside and enrol this host again as a replacement",
+                f"the seed file is at block {self.index}, but the chain ends before block {index}: "
+                "the spool was rolled back; move the state directory aside and enrol this host again as a "
+                "replacement",
                 code="rollback",
             )
         if index - self.index > MAX_LAG:
             raise IntegrityError(
-                f"the seed file lags {index - self.index} blocks behind the chain, more than {MAX_LAG}: it was "
-                "restored from an old copy; enrol this host again as a replacement",
+                f"the seed file lags {index - self.index} blocks behind the chain, more than {MAX_LAG}: "
+                "it was restored from an old copy; enrol this host again as a replacement",
                 code="rollback",
             )
         state = self
@@ -103,7 +104,10 @@ def parse_seed_file(data: bytes) -> Ratchet:
 
 
 def heartbeat_message(chain: ChainId, next_seq: int, head: Digest, nonce: bytes) -> bytes:
-    """What a heartbeat signs: domain, chain (32), next seq (8), hash of the head (32), collector's nonce (32)."""
+    """What a heartbeat signs.
+
+    Domain, chain (32), next seq (8), hash of the head (32), collector's nonce (32).
+    """
     if len(chain) != 32 or len(head) != 32 or len(nonce) != NONCE_BYTES:
         raise FormatError("a heartbeat names a chain, a head and a nonce of 32 bytes each")
     return _HEARTBEAT + chain + wire.uint(next_seq, 8) + head + nonce

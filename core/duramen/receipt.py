@@ -1,11 +1,12 @@
 """Receipts: what lets an agent delete blocks from its spool (FORMAT §3).
 
-A receipt names one checkpoint, proves the inclusion of consecutive statements of one chain under it, and proves that it is
-consistent with the checkpoint that the agent held before. It proves that the collector has committed to these
-statements before everyone; that the bodies lie in k regions is the collector's signed promise.
+A receipt names one checkpoint, proves the inclusion of consecutive statements of one chain under it, and
+proves that it is consistent with the checkpoint that the agent held before. It proves that the collector
+has committed to these statements before everyone; that the bodies lie in k regions is the collector's
+signed promise.
 
-It travels as JSON: ``{"checkpoint": note, "consistency": [hash...], "first": seq, "old_size": n, "proofs": [[index, hash...]...]}``,
-hashes in base64.
+It travels as JSON: ``{"checkpoint": note, "consistency": [hash...], "first": seq, "old_size": n, "proofs":
+[[index, hash...]...]}``, hashes in base64.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from duramen import canonical
 from duramen.checkpoint import LogKeys, SignedCheckpoint, open_checkpoint
 from duramen.errors import FormatError, IntegrityError
 from duramen.limits import NOTE_MAX_BYTES
-from duramen.merkle import EMPTY_ROOT, leaf_hash, verify_consistency, verify_inclusion
+from duramen.merkle import leaf_hash, verify_consistency, verify_inclusion
 from duramen.names import Digest, Seq
 from duramen.policy import Policy
 
@@ -82,10 +83,11 @@ def verify_receipt(
     seen_root: Digest,
     policy: Policy | None = None,
 ) -> SignedCheckpoint:
-    """Check everything that a receipt for ``statements`` (bytes, in chain order) claims; return its checkpoint.
+    """Check all that a receipt for ``statements`` (bytes, in chain order) claims; return its checkpoint.
 
-    ``seen_size`` and ``seen_root`` are the checkpoint that this agent verified last (0 before the first). IntegrityError
-    with code ``checkpoint_invalid``, ``below_policy``, ``checkpoint_rollback``, ``equivocation`` or ``tree_mismatch``.
+    ``seen_size`` and ``seen_root`` are the checkpoint that this agent verified last (0 before the first).
+    IntegrityError with code ``checkpoint_invalid``, ``below_policy``, ``checkpoint_rollback``,
+    ``equivocation`` or ``tree_mismatch``.
     """
     signed = open_checkpoint(receipt.checkpoint, keys, policy)
     checkpoint = signed.checkpoint
@@ -112,17 +114,13 @@ def _check_consistency(receipt: Receipt, size: int, root: bytes, seen_size: int,
     if seen_size == 0:
         if receipt.consistency:
             raise FormatError("a receipt from an empty log carries no consistency proof")
-        if size == 0 and root != EMPTY_ROOT:
-            raise IntegrityError(
-                "an empty tenant log has another root than the empty one", code="tree_mismatch"
-            )
         return
     try:
         verify_consistency(seen_size, seen_root, size, root, receipt.consistency)
     except IntegrityError as error:
         raise IntegrityError(
-            f"the collector's tenant log of {size} statements does not continue the one of {seen_size} that this agent "
-            "verified: two histories are being shown",
+            f"the collector's tenant log of {size} statements does not continue the one of {seen_size} "
+            "that this agent verified: two histories are being shown",
             code="equivocation",
         ) from error
 

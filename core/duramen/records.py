@@ -1,9 +1,9 @@
 """Records and their salted Merkle tree (FORMAT §2, records).
 
-A record is a line with its LF; one without is torn, and says so by that. Records come in *runs*: consecutive bytes of one
-file, described by one line of the manifest. ``leaf = SHA-256(0x00 || salt_i || SHA-256(run line) || record)`` with
-``salt_i`` the i-th block of an AES-256-CTR key stream, so that one record can be disclosed while its
-neighbours' hashes stay unguessable. Nodes are RFC 6962's.
+A record is a line with its LF; one without is torn, and says so by that. Records come in *runs*:
+consecutive bytes of one file, described by one line of the manifest. ``leaf = SHA-256(0x00 || salt_i ||
+SHA-256(run line) || record)`` with ``salt_i`` the i-th block of an AES-256-CTR key stream, so that one
+record can be disclosed while its neighbours' hashes stay unguessable. Nodes are RFC 6962's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Statements: everything that is logged, as exact bytes (FORMAT §1 and §2).
 
-A statement is ``header || signature(64)``; its hash is SHA-256 of both; it is one leaf entry of the tenant log.
-The first byte tells the kind: 0x01 is a block of an agent's chain, ``{`` a notice of the collector's.
+A statement is ``header || signature(64)``; its hash is SHA-256 of both; it is one leaf entry of the tenant
+log. The first byte tells the kind: 0x01 is a block of an agent's chain, ``{`` a notice of the collector's.
 Both are signed with Ed25519 over a domain string and the header.
 
 Parsing checks the encoding and nothing else; who signed is checked by :func:`verify_block` and
@@ -36,6 +36,7 @@ HEADER_BYTES: Final = 275
 """A block header without the genesis extension."""
 MAX_SEQ: Final = 2**63 - 1
 
+_ALL_FLAGS: Final = 0b1111
 _BLOCK_DOMAIN: Final = b"duramen/block/v1\n"
 _NOTICE_DOMAIN: Final = b"duramen/notice/v1\n"
 
@@ -233,7 +234,10 @@ def encode_notice(type_: str, time_ns: int, public: bytes, fields: dict[str, can
 
 
 def log_digest(origin: str, verifier_keys: tuple[str, str]) -> Digest:
-    """What a genesis commits to: SHA-256 of ``"duramen/log/v1\\n"``, the origin, and the Ed25519 and ML-DSA-44 vkeys, a line each."""
+    r"""What a genesis commits to.
+
+    SHA-256 of ``"duramen/log/v1\n"``, the origin, and the Ed25519 and ML-DSA-44 vkeys, a line each.
+    """
     text = "duramen/log/v1\n" + "".join(f"{line}\n" for line in (origin, *verifier_keys))
     return Digest(hashlib.sha256(text.encode()).digest())
 
@@ -304,7 +308,7 @@ def _kind(value: int) -> BlockKind:
 
 
 def _flags(value: int) -> Flags:
-    if value & ~(Flags.STOP | Flags.LOSS | Flags.CONFIGURATION | Flags.CRASH):
+    if value > _ALL_FLAGS:
         raise FormatError(f"the block flags 0x{value:04x} hold a bit that is not known here")
     return Flags(value)
 
@@ -364,7 +368,7 @@ def _check_shape(header: BlockHeader) -> None:
 
 def _check_genesis(header: BlockHeader) -> None:
     genesis = header.genesis
-    bare = (
+    bare: tuple[object, ...] = (
         header.chain,
         header.prev,
         header.dek,
@@ -383,8 +387,8 @@ def _check_genesis(header: BlockHeader) -> None:
     check_tenant(genesis.tenant)
     check_agent(genesis.agent)
     ed25519.check_ed25519_public(genesis.public)
-    replaces = genesis.replaces != ZERO_DIGEST
-    if replaces != (genesis.replaced_hash != ZERO_DIGEST) or (genesis.replaced_seq and not replaces):
+    replaces = any(genesis.replaces)
+    if replaces != any(genesis.replaced_hash) or (genesis.replaced_seq and not replaces):
         raise FormatError("a genesis names a replaced chain with its last hash, or neither")
 
 
@@ -420,9 +424,6 @@ _SHAPES: Final = {
 def _parse_notice(header: bytes, signature: bytes) -> Notice:
     if len(header) > NOTICE_MAX_BYTES:
         raise FormatError(f"a notice has at most {NOTICE_MAX_BYTES} bytes, not {len(header)}")
-    value = canonical.decode(header, "a notice")
-    fields = canonical.Fields(value, "a notice")
+    fields = canonical.Fields(canonical.decode(header, "a notice"), "a notice")
     type_, time_ns, key_id = fields.text("type", 64), fields.uint("time"), fields.hexed("key", 8)
-    if not isinstance(value, dict):  # Fields has refused it already; this tells the type checker
-        raise FormatError("a notice is not a JSON object")
-    return Notice(type_, key_id, time_ns, value, header, signature)
+    return Notice(type_, key_id, time_ns, fields.value, header, signature)

@@ -57,7 +57,7 @@ class SystemFile:
         return _file_stat(os.fstat(self._descriptor))
 
     def close(self) -> None:
-        """close(2)."""
+        """Release the descriptor."""
         os.close(self._descriptor)
 
 
@@ -65,11 +65,11 @@ class SystemDisk:
     """The kernel's file systems."""
 
     def open(self, path: bytes) -> SystemFile:
-        """open(2), read-only; O_NONBLOCK keeps a FIFO from hanging the agent."""
+        """Open read-only; O_NONBLOCK keeps a FIFO from hanging the agent."""
         return SystemFile(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY))
 
     def stat(self, path: bytes) -> FileStat:
-        """stat(2)."""
+        """Identity and size of what the path leads to, symbolic links followed."""
         return _file_stat(os.stat(path))  # noqa: PTH116  # pathlib does not take bytes
 
     def glob(self, pattern: bytes) -> list[bytes]:
@@ -90,7 +90,10 @@ class SystemDisk:
         return data
 
     def write_atomic(self, path: bytes, data: bytes, mode: int = 0o600) -> None:
-        """Write a temporary file beside ``path``, sync it, rename it over, sync the directory: in this order, so that a crash leaves the old bytes or the new ones."""
+        """Write a temporary file beside ``path``, sync it, rename it over, sync the directory.
+
+        In this order, so that a crash leaves the old bytes or the new ones.
+        """
         temporary = path + b".new"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         try:
