@@ -4,6 +4,7 @@ The observer checks PROTOCOL.md's invariants after every call that changed a reg
 knows how the sequencer works: it sees stores, packs and signatures only.
 """
 
+import hashlib
 import random
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -201,13 +202,16 @@ class Rates:
     lost: float = 0.04
     persisted: float = 0.04
     late: float = 0.04
-    down: float = 0.01
+    cut: float = 0.02
+    """Per step: a way between a collector and a region breaks, or heals."""
+    rivalry: float = 0.05
+    """Per idle step: a sequencer that does not hold the log tries to take it."""
 
 
 class World:
     """Some sequencers of ``kind`` over three regions, driven by one seed."""
 
-    def __init__(self, seed, connections, *, kind=Sequencer, names="abc", copies=2, rates=None) -> None:
+    def __init__(self, seed, connections, *, kind=Sequencer, names="abc", copies=2, rates=None, may_stop=False) -> None:
         self.random = random.Random(repr(seed))
         self.tenant = "t" + "".join(self.random.choices("abcdefghijklmnop", k=20))
         self.clock = TurnedClock()
@@ -220,13 +224,16 @@ class World:
         self.observer = Observer(self.stores, self.tenant, copies)
         self.rates = rates or Rates()
         self.kind = kind
+        self.may_stop = may_stop
         self.connections = connections
+        self.cuts: set[tuple[str, str]] = set()
         self.late: list[tuple[str, object]] = []
         self.landed: list[bytes] = []
         self.actors = [
             Actor(f"{number}", Ledger(connection, self.tenant)) for number, connection in enumerate(connections)
         ]
         self.next_seq = 1
+        self.chain = hashlib.sha256(self.tenant.encode()).digest()
         self.outcomes = defaultdict(int)
 
     def run(self, steps: int) -> None:
@@ -238,12 +245,13 @@ class World:
             name, call = self.late.pop(self.random.randrange(len(self.late)))
             self.perform(name, call)
             return
-        if self.random.random() < self.rates.down:
-            store = self.random.choice(list(self.stores.values()))
-            store.is_down = not store.is_down and sum(s.is_down for s in self.stores.values()) == 0
+        if self.random.random() < self.rates.cut:
+            self.cuts ^= {(self.random.choice(self.actors).name, self.random.choice(list(self.stores)))}
         actor = self.random.choice(self.actors)
         if actor.steps is None:
-            self.begin(actor)
+            holds = actor.sequencer is not None and actor.sequencer.ballot is not None
+            if holds or self.random.random() < self.rates.rivalry:
+                self.begin(actor)
         elif self.random.random() < self.rates.crash:
             self.crash(actor)
         else:
@@ -274,7 +282,7 @@ class World:
         for _ in range(self.random.randint(1, 3)):
             body = self.next_seq.to_bytes(8, "big") * 20
             dek = dek_of(self.next_seq % 3)
-            batch.append((block(b"c" * 32, self.next_seq, body=body, dek=dek), body))
+            batch.append((block(self.chain, self.next_seq, body=body, dek=dek), body))
             self.next_seq += 1
         self.landed += [statement.entry for statement, _ in batch]
         chosen = self.random.sample(self.connections, min(len(self.connections), self.random.randint(1, 2)))
@@ -289,7 +297,7 @@ class World:
             actor.steps = None
             outcome = stop.value
             self.outcomes[type(outcome).__name__] += 1
-            demand(not isinstance(outcome, Stopped), f"a false alarm: {outcome}")
+            demand(self.may_stop or not isinstance(outcome, Stopped), f"a false alarm: {outcome}")
             if isinstance(outcome, Unavailable) and self.random.random() < 0.3:
                 actor.sequencer = None
 
@@ -305,12 +313,14 @@ class World:
         if open_calls:
             number = self.random.choice(open_calls)
             region_call = actor.calls[number]
-            actor.answers[number] = self.perform_somehow(region_call.region, region_call.call)
+            actor.answers[number] = self.perform_somehow(actor, region_call.region, region_call.call)
         if all(answer is not None for answer in actor.answers):
             self.resume(actor, actor.answers)
 
-    def perform_somehow(self, name: str, call):
+    def perform_somehow(self, actor: Actor, name: str, call):
         draw = self.random.random()
+        if (actor.name, name) in self.cuts:
+            return Failed("cut off")
         if draw < self.rates.lost:
             return Failed("lost")
         draw -= self.rates.lost
@@ -333,8 +343,7 @@ class World:
         """Let everything land, then have one sequencer after the other publish what its database holds."""
         while self.late:
             self.perform(*self.late.pop())
-        for store in self.stores.values():
-            store.is_down = False
+        self.cuts.clear()
         for actor in self.actors:
             if actor.steps is not None:
                 actor.steps.close()
@@ -344,7 +353,7 @@ class World:
         self.check_end()
 
     def finish(self, actor: Actor) -> None:
-        self.rates = Rates(0, 0, 0, 0, 0)
+        self.rates = Rates(0, 0, 0, 0, 0, 1)
         actor.steps = None
         for _ in range(60):
             self.begin_quietly(actor)

@@ -152,6 +152,14 @@ def connect() -> Connection:
     return engine.connect()
 
 
+def clear(connections: Iterable[Connection]) -> None:
+    """Empty every table."""
+    for connection in connections:
+        with connection.begin():
+            for table in reversed(metadata.sorted_tables):
+                connection.execute(table.delete())
+
+
 def dek_of(number: int) -> DataKeyId:
     return DataKeyId(hashlib.sha256(b"dek%d" % number).digest()[:16])
 
