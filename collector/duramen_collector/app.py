@@ -140,7 +140,12 @@ def agent_routes(front: Front) -> APIRouter:
         answer = await front.read(lambda connection: service.head(connection, peer, chain_id))
         return _json(answer.encode())
 
-    @router.put("/chains/{chain}/envelopes/{dek}", status_code=204, openapi_extra=_body(JSON_MEDIA_TYPE))
+    @router.put(
+        "/chains/{chain}/envelopes/{dek}",
+        status_code=204,
+        openapi_extra=_body(JSON_MEDIA_TYPE),
+        responses=problem_answers(),
+    )
     async def envelopes(request: Request, chain: str, dek: str) -> Response:
         """Upload all envelopes of a data key, before the keys block that commits to them."""
         peer, chain_id, data_key = (

@@ -1,5 +1,7 @@
 """A collector on a temporary directory, and an agent that can be made to lie."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -26,6 +28,7 @@ from duramen.statement import (
     Flags,
     Genesis,
     block_message,
+    log_digest,
     parse_statement,
 )
 from duramen_collector.authority import AgentIdentity, Authority, create_authority
@@ -96,7 +99,7 @@ class Sent:
 class FakeAgent:
     """Seals real chains: every signature and hash is right unless a test makes it wrong."""
 
-    keys: TenantKeys
+    keys: TenantKeys | JoinedKeys
     tenant: str = TENANT
     agent: str = "web-1"
     ratchet: Ratchet = field(default_factory=lambda: Ratchet(Seq(0), hashlib.sha256(b"agent").digest()))
@@ -346,3 +349,25 @@ def site(tmp_path: Path) -> Iterator[Site]:
         create_tenant(connection, keys, TENANT, public=False, now_ns=clock.now_ns)
     yield Site(engine, service, keys, log_keys, pepper, authority, clock, random, tmp_path)
     engine.dispose()
+
+
+@dataclass(frozen=True)
+class JoinedKeys:
+    """What an agent knows of the log's keys."""
+
+    verifier_keys: tuple[str, str]
+
+    def digest(self) -> Digest:
+        return log_digest(self.verifier_keys[0].split("+")[0], self.verifier_keys)
+
+
+@pytest.fixture
+def fake_agent() -> Callable[[tuple[str, str]], FakeAgent]:
+    """Makes an agent that has pinned these keys."""
+    return lambda verifier_keys: FakeAgent(JoinedKeys(verifier_keys))
+
+
+@pytest.fixture
+def csr() -> Callable[[Any], str]:
+    """Makes a signing request for a key."""
+    return csr_for

@@ -83,7 +83,11 @@ def openapi() -> None:
 
 def version() -> None:
     """Print the version."""
-    typer.echo(f"duramen-collector {metadata.version('duramen-collector')}")
+    try:
+        number = metadata.version("duramen-collector")
+    except metadata.PackageNotFoundError:  # run from a source tree
+        number = "(not installed)"
+    typer.echo(f"duramen-collector {number}")
 
 
 def _version(value: bool) -> None:
