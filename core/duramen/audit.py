@@ -4,7 +4,7 @@
 whatever is published meanwhile. In one pass from the first leaf to the last it checks
 
 - the tree: all tiles and entry bundles (:mod:`duramen.logreader`);
-- every statement: its encoding; notices under the log's notice key; blocks by :mod:`duramen.lineage`;
+- every statement: its encoding; notices under the log's notice key, forks that they report; blocks by :mod:`duramen.lineage`;
 - the packs: every frame against the log's entry, every body against its header (:mod:`duramen.packaudit`);
 - the envelopes that keys blocks commit to (:mod:`duramen.envelopeaudit`);
 - the kept checkpoints: each one signed, and of this history;
@@ -386,8 +386,22 @@ class _Audit:
             self._counts = replace(self._counts, notices=self._counts.notices + 1)
             if self._notices.take(leaf, statement):
                 self._envelopes.take_notice(leaf, statement)
+                self._fork(leaf, statement)
         elif statement is not None:
             self._block(leaf, statement, body)
+
+    def _fork(self, leaf: int, notice: Notice) -> None:
+        """Report a fork that the collector was shown and has put on record."""
+        if notice.type != "fork":
+            return
+        fields = Fields(notice.fields, "a fork notice")
+        try:
+            chain, seq = ChainId(fields.hexed("chain", 32)), fields.uint("seq", 2**63 - 1)
+        except FormatError as error:
+            self._report(Code.HEADER_CORRUPT, str(error), leaf=leaf)
+            return
+        detail = f"the collector was shown another block {seq} of this chain than the one in the log"
+        self._report(Code.FORK, detail, chain=chain, seq=seq, leaf=leaf)
 
     def _block(self, leaf: int, block: Block, body: bytes | None) -> None:
         counts = self._counts

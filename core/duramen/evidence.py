@@ -449,7 +449,7 @@ def report_json(report: EvidenceReport) -> dict[str, Json]:
             "size": checkpoint.size,
             "root": checkpoint.root.hex(),
             "time": report.signed.timestamp_seconds,
-            "witnesses": sorted(report.signed.witnesses),
+            "witnesses": [*sorted(report.signed.witnesses)],
         },
         "tenant": report.tenant,
         "agent": report.agent,

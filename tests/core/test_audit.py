@@ -512,6 +512,16 @@ def test_notices():
     assert codes(audit(log)) == ["header_corrupt"] + ["signature_invalid"] * 3
 
 
+def test_fork_that_the_collector_reports():
+    log = LogBuilder(1)
+    agent = log.agent("a")
+    log.notice("fork", chain=agent.state.chain.hex(), seq=3, accepted="", other="")
+    log.notice("fork", chain="?", seq=3)
+    log.publish()
+    report = audit(log)
+    assert [(f.code, f.seq) for f in report.findings] == [(Code.FORK, 3), (Code.HEADER_CORRUPT, None)]
+
+
 def test_entry_that_is_no_statement():
     log = LogBuilder(1)
     log.agent("a")

@@ -7,7 +7,7 @@ Exit codes: 0 everything holds, 1 something could not be checked, 2 something is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
@@ -26,7 +26,10 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"duramen {version('duramen')}")
+        try:
+            typer.echo(f"duramen {version('duramen')}")
+        except PackageNotFoundError:
+            typer.echo("duramen, not installed: run from its source")
         raise typer.Exit
 
 

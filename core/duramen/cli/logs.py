@@ -128,7 +128,7 @@ def _checkpoint_json(signed: SignedCheckpoint) -> dict[str, Json]:
         "size": signed.checkpoint.size,
         "root": signed.checkpoint.root.hex(),
         "time": signed.timestamp_seconds,
-        "witnesses": sorted(signed.witnesses),
+        "witnesses": [*sorted(signed.witnesses)],
     }
 
 
