@@ -204,7 +204,7 @@ class Tailer:
         generation.name = path
         changed = generation.observe(stat, now.monotonic_ns) or generation.problem is not None
         generation.problem = None
-        if changed or (generation.pending and self._is_over(generation, now)):
+        if changed or (generation.unfinished and self._is_over(generation, now)):
             self._ready[generation.number] = generation
         idle = self._is_over(generation, now) and generation.end == stat.size
         (self._expected.add if idle else self._expected.discard)(generation.number)
@@ -383,9 +383,8 @@ class Tailer:
         lost = generation.lost_bytes(stat.size)
         file, generation.file = generation.file, None
         self._end(generation, AgentEvent(EventKind.TRUNCATED, now.wall_ns, details, lost), chunks)
-        if (
-            generation.name not in self._matched
-        ):  # it was followed out of the patterns: what replaced it is not ours
+        if generation.name is not None and generation.name not in self._matched:
+            # It was followed out of the patterns: what replaced it there is not to be read.
             if file is not None:
                 file.close()
             return
