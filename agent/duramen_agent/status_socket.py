@@ -44,11 +44,12 @@ class StatusServer:
         self._path = path
         self._ask = ask
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        path.unlink(missing_ok=True)  # of an agent that was killed; the spool's lock says that none runs
         try:
+            path.unlink(missing_ok=True)  # of an agent that was killed; the spool's lock says that none runs
             with _short(path) as address:
                 self._socket.bind(address)
         except OSError as error:
+            self._socket.close()
             raise ConfigurationError(
                 f"the status socket {path} cannot be made: {error.strerror or error}"
             ) from error

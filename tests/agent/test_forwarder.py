@@ -5,12 +5,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from duramen import api
+from duramen.chain import advance, begin
 from duramen.checkpoint import LogSigner
 from duramen.errors import StorageError
 from duramen.names import Digest
@@ -27,6 +29,8 @@ from tests.agent.reference_collector import SIGNER, Answer, ReferenceCollector, 
 NS = 10**9
 A, B = "https://a:8443", "https://b:8443"
 HTML = Answer(200, {"content-type": "text/html; charset=utf-8"}, b"<html>Please log in</html>")
+
+Fault = Callable[[HttpRequest, Answer], list[tuple[int, Answer | str]]]
 
 
 class FixedRandom:
@@ -54,9 +58,7 @@ class World:
         self.queue: list[tuple[int, int, HttpResponse | HttpFailure]] = []
         self.serial = 0
         self.log: list[tuple[int, HttpRequest]] = []
-        self.fault: Callable[[HttpRequest, Answer], list[tuple[int, Answer | str]]] = lambda _, answer: [
-            (1, answer)
-        ]
+        self.fault: Fault = lambda _, answer: [(1, answer)]
         self.instead: Callable[[HttpRequest], Answer | str | None] = lambda _: None
         """An answer that comes from somebody before the collector sees the request."""
         self.down: set[str] = set()
@@ -487,8 +489,6 @@ def test_a_defective_block_is_named_once_a_minute():
         return [(1, answer)]
 
     def saved():
-        from duramen.chain import advance, begin
-
         state = begin(world.chain.blocks[0])
         for block in world.chain.blocks[1:3]:
             state = advance(state, block)
@@ -607,7 +607,7 @@ def test_the_backoff_grows_to_a_minute():
     world.down.add(A)
     world.run(3600)
     times = [time for time, _ in world.log]
-    gaps = [(b - a) / NS for a, b in zip(times, times[1:], strict=False)]
+    gaps = [(b - a) / NS for a, b in pairwise(times)]
     assert gaps[0] < 0.6
     assert 59 < gaps[-1] < 61
     assert gaps == sorted(gaps)

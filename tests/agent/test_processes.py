@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from duramen.body import EVENT_STREAM, open_body
 from duramen.checkpoint import LogSigner
-from duramen.envelope import ReaderKey
+from duramen.datakey import DataKeyRatchet
+from duramen.envelope import EnvelopeContext, ReaderKey
 from duramen.keyfile import NamedRecipient
 from duramen.statement import BlockKind, Flags
 from tests.agent.tls_collector import Authority, TlsCollector, pem
@@ -126,10 +128,6 @@ def chain_of(server: TlsCollector):
 
 def restored(server: TlsCollector, host: Host) -> bytes:
     """What a reader gets back for the host's log."""
-    from duramen.body import EVENT_STREAM, open_body
-    from duramen.datakey import DataKeyRatchet
-    from duramen.envelope import EnvelopeContext
-
     chain = chain_of(server)
     ratchets: dict[bytes, DataKeyRatchet] = {}
     pieces = []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
+import contextlib
+import datetime as dt
 import ipaddress
+import socket
 import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,10 +16,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from duramen.api import JoinString
+from duramen.api import JoinString, parse_enroll_request
 from tests.agent.reference_collector import Answer, ReferenceCollector
 
-DAY = datetime.timedelta(days=1)
+DAY = dt.timedelta(days=1)
 
 
 def pem(certificate: x509.Certificate) -> str:
@@ -34,7 +36,7 @@ class Authority:
         ])  # fmt: skip
 
     def _sign(self, subject, public, extensions) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(public)
         builder = builder.serial_number(x509.random_serial_number())
         builder = builder.not_valid_before(now - DAY).not_valid_after(now + 30 * DAY)
@@ -69,6 +71,7 @@ class TlsCollector:
         self.lock = threading.Lock()
         self.instead = lambda handler: None
         self.peers: list[str] = []
+        self.connections: list[ssl.SSLSocket] = []
         self.directory = directory
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -86,6 +89,7 @@ class TlsCollector:
             wbufsize = -1
 
             def setup(self) -> None:
+                outer.connections.append(self.request)
                 self.request.do_handshake()
                 super().setup()
 
@@ -103,8 +107,6 @@ class TlsCollector:
                 if answer is None:
                     with outer.lock:
                         if self.path == "/v1/enroll":
-                            from duramen.api import parse_enroll_request
-
                             csr = parse_enroll_request(body).csr_pem
                             outer.collector.certificate = outer.authority.certify(csr)
                         headers = {key.lower(): value for key, value in self.headers.items()}
@@ -148,6 +150,10 @@ class TlsCollector:
     def stop(self) -> None:
         self.http.shutdown()
         self.http.server_close()
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self.connections.clear()
 
     def publish(self) -> None:
         with self.lock:
