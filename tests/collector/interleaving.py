@@ -102,7 +102,9 @@ class Observer:
         elif kind.startswith("tile/entries/"):
             path = parse_tile_path(kind)
             self._prefix(
-                path.index * 256, parse_entries(found[0], path.width), "I4: an entry bundle of what is not decided"
+                path.index * 256,
+                parse_entries(found[0], path.width),
+                "I4: an entry bundle of what is not decided",
             )
 
     def signing(self, size: int, root: bytes) -> None:
@@ -134,20 +136,26 @@ class Observer:
         ]
         demand(len(held) >= self.copies, "I2: accepted before the packs were there")
         content = self.content(value.pack)
-        demand(root_of([leaf_hash(entry) for entry in content]) == value.root, "a value's root is not its log's")
+        demand(
+            root_of([leaf_hash(entry) for entry in content]) == value.root, "a value's root is not its log's"
+        )
         other = self.proposed.setdefault((accepted.ballot, value.size_before), value)
         demand(other == value, "I6: a ballot proposed two values for one leaf")
         pack = parse_pack(held[0].objects[f"{self.tenant}/packs/{value.pack.hex()}.pack"][0])
         for frame in pack.frames:
             if isinstance(frame.statement, Block) and frame.statement.header.size:
                 prefix = envelope_key(self.tenant, frame.statement.header.dek, bytes(32))[:-64]
-                holders = [s for s in self.stores.values() if any(key.startswith(prefix) for key in s.objects)]
+                holders = [
+                    s for s in self.stores.values() if any(key.startswith(prefix) for key in s.objects)
+                ]
                 demand(len(holders) >= self.copies, "I2: accepted before the envelopes were there")
 
     def _decide(self, value: Value) -> None:
         content = self.content(value.pack)
         shorter, longer = sorted((content, self.longest), key=len)
-        demand(longer[: len(shorter)] == shorter, "I3: two decided logs, neither of them a prefix of the other")
+        demand(
+            longer[: len(shorter)] == shorter, "I3: two decided logs, neither of them a prefix of the other"
+        )
         self.longest = longer
         demand(self.decided.setdefault(value.size, value.root) == value.root, "I3: two roots for one size")
 
@@ -157,9 +165,7 @@ class Observer:
         demand(shown.size >= self.shown.get(name, 0), "I5: a checkpoint fell")
         self.shown[name] = shown.size
         objects = self.stores[name].objects
-        pack = next(
-            pack for pack, content in self.contents.items() if content == self.longest[: shown.size]
-        )
+        pack = next(pack for pack, content in self.contents.items() if content == self.longest[: shown.size])
         while any(pack):
             key = f"{self.tenant}/packs/{pack.hex()}.pack"
             demand(key in objects, "I5: a checkpoint above a pack that is not in its region")
@@ -198,20 +204,22 @@ class Actor:
 class Rates:
     """How often what happens, per store call."""
 
-    crash: float = 0.01
-    lost: float = 0.04
-    persisted: float = 0.04
-    late: float = 0.04
-    cut: float = 0.02
+    crash: float = 0.004
+    lost: float = 0.01
+    persisted: float = 0.015
+    late: float = 0.01
+    cut: float = 0.015
     """Per step: a way between a collector and a region breaks, or heals."""
-    rivalry: float = 0.05
+    rivalry: float = 0.02
     """Per idle step: a sequencer that does not hold the log tries to take it."""
 
 
 class World:
     """Some sequencers of ``kind`` over three regions, driven by one seed."""
 
-    def __init__(self, seed, connections, *, kind=Sequencer, names="abc", copies=2, rates=None, may_stop=False) -> None:
+    def __init__(
+        self, seed, connections, *, kind=Sequencer, names="abc", copies=2, rates=None, may_stop=False
+    ) -> None:
         self.random = random.Random(repr(seed))
         self.tenant = "t" + "".join(self.random.choices("abcdefghijklmnop", k=20))
         self.clock = TurnedClock()
@@ -230,7 +238,8 @@ class World:
         self.late: list[tuple[str, object]] = []
         self.landed: list[bytes] = []
         self.actors = [
-            Actor(f"{number}", Ledger(connection, self.tenant)) for number, connection in enumerate(connections)
+            Actor(f"{number}", Ledger(connection, self.tenant))
+            for number, connection in enumerate(connections)
         ]
         self.next_seq = 1
         self.chain = hashlib.sha256(self.tenant.encode()).digest()
@@ -395,4 +404,7 @@ class World:
                 select(func.count()).select_from(landing).where(landing.c.tenant == self.tenant)
             ).scalar()
         demand((count, left) == (len(log), 0), "the database is not the log")
-        demand(all(self.observer.shown.get(name, 0) == len(log) for name in self.stores), "a region lags at the end")
+        demand(
+            all(self.observer.shown.get(name, 0) == len(log) for name in self.stores),
+            "a region lags at the end",
+        )

@@ -84,9 +84,7 @@ class MemoryStore:
 
     def _perform(self, call: Call) -> Answer:
         if isinstance(call, List):
-            keys = sorted(
-                key for key in self.objects if key.startswith(call.prefix) and key > call.after
-            )
+            keys = sorted(key for key in self.objects if key.startswith(call.prefix) and key > call.after)
             return Listed(tuple(keys[: call.limit]), more=len(keys) > call.limit)
         data, version, retained_s = self.objects.get(call.key, (None, None, 0))
         is_retained = retained_s * 10**9 > self.clock.now_ns
@@ -145,9 +143,7 @@ class PlainSigner:
 
 def connect() -> Connection:
     """A database in memory, with every table."""
-    engine = create_engine(
-        "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
-    )
+    engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
     metadata.create_all(engine)
     return engine.connect()
 
@@ -164,7 +160,9 @@ def dek_of(number: int) -> DataKeyId:
     return DataKeyId(hashlib.sha256(b"dek%d" % number).digest()[:16])
 
 
-def block(chain: bytes, seq: int, *, body: bytes = b"", retention_class: int = 0, dek: DataKeyId | None = None) -> Block:
+def block(
+    chain: bytes, seq: int, *, body: bytes = b"", retention_class: int = 0, dek: DataKeyId | None = None
+) -> Block:
     """A block that parses; nobody signed it, which no part of publication looks at."""
     has_body = bool(body)
     header = BlockHeader(
@@ -218,9 +216,7 @@ def genesis(agent: str) -> Block:
         0,
         ZERO_DIGEST,
         NEXT,
-        Genesis(
-            NEXT, "acme", agent, ZERO_DIGEST, ZERO_DIGEST, ChainId(ZERO_DIGEST), Seq(0), ZERO_DIGEST
-        ),
+        Genesis(NEXT, "acme", agent, ZERO_DIGEST, ZERO_DIGEST, ChainId(ZERO_DIGEST), Seq(0), ZERO_DIGEST),
     ).encode()
     statement = parse_statement(data + bytes(64))
     assert isinstance(statement, Block)
