@@ -17,7 +17,7 @@ from duramen_collector.app import Front, create_app
 from duramen_collector.authority import Authority, create_authority
 from duramen_collector.configuration import Configuration
 from duramen_collector.database import demand_current, open_database
-from duramen_collector.logkeys import LogKeyStore
+from duramen_collector.keystore import LogKeyStore
 from duramen_collector.people import people_routes
 from duramen_collector.publication import Publication, open_stores
 from duramen_collector.secretfile import SECRET_BYTES

@@ -24,8 +24,8 @@ from duramen.ports import Clock, Random
 from duramen_collector.configuration import Configuration
 from duramen_collector.database import reading, writing_connection
 from duramen_collector.driver import RegionDriver
+from duramen_collector.keystore import LogKeyStore
 from duramen_collector.ledger import Ledger
-from duramen_collector.logkeys import LogKeyStore
 from duramen_collector.publisher import Batch, Publisher, PublisherStatus, Wait
 from duramen_collector.register import Configuration as RegionConfiguration
 from duramen_collector.replica import TwoKeySigner

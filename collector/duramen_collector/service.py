@@ -33,7 +33,7 @@ from duramen_collector.enrolment import enrol
 from duramen_collector.heartbeats import Announcement, receive_heartbeat
 from duramen_collector.ingest import Upload, receive_blocks, receive_envelopes
 from duramen_collector.judgement import Judged
-from duramen_collector.logkeys import LogKeyStore, NoticeSigner
+from duramen_collector.logkeys import KeyRing, NoticeSigner
 from duramen_collector.receipts import build_receipt
 from duramen_collector.refusal import Refused, refuse
 from duramen_collector.schema import checkpoints, forks
@@ -69,7 +69,7 @@ class Service:
         self,
         *,
         authority: Authority,
-        log_keys: LogKeyStore,
+        log_keys: KeyRing,
         pepper: Pepper,
         clock: Clock,
         random: Random,

@@ -26,7 +26,7 @@ from duramen.ports import Clock, Random
 from duramen_collector.authority import Authority, KeyPair, certificate_names, create_authority
 from duramen_collector.configuration import Configuration
 from duramen_collector.database import open_database, revision, upgrade
-from duramen_collector.logkeys import LogKeyStore
+from duramen_collector.keystore import LogKeyStore
 from duramen_collector.secretfile import ensure_secret, make_directory, read_private, read_secret, write_file
 from duramen_collector.tokens import Pepper
 

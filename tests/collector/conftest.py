@@ -36,7 +36,8 @@ from duramen_collector.chainstate import StoredChain, find_chain
 from duramen_collector.database import open_database, reading, upgrade, writing
 from duramen_collector.ingest import parse_blocks
 from duramen_collector.judgement import Judged
-from duramen_collector.logkeys import LogKeyStore, TenantKeys
+from duramen_collector.keystore import LogKeyStore
+from duramen_collector.logkeys import TenantKeys
 from duramen_collector.service import Service
 from duramen_collector.tenancy import create_tenant
 from duramen_collector.tokens import Pepper, create_enrolment

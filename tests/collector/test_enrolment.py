@@ -39,7 +39,7 @@ from duramen_collector.authority import (
     create_authority,
     parse_request,
 )
-from duramen_collector.logkeys import LogKeyStore
+from duramen_collector.keystore import LogKeyStore
 from duramen_collector.refusal import Refused, problem_of
 from duramen_collector.secretfile import ensure_secret, make_directory, read_secret, write_file
 from duramen_collector.tenancy import create_tenant, list_tenants

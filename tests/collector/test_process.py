@@ -67,8 +67,9 @@ class Process:
         until = time.monotonic() + DEADLINE_SECONDS
         while True:
             try:
-                if self.client().get(self.url + "/readyz").status_code == 200:
-                    return
+                with self.client() as client:
+                    if client.get(self.url + "/readyz").status_code == 200:
+                        return
             except httpx.TransportError:
                 assert time.monotonic() < until
             time.sleep(0.1)
@@ -141,7 +142,8 @@ def test_from_init_to_a_verified_receipt(process: Process, fake_agent: Any, csr:
         )
         enrolled = api.parse_enroll_answer(answer.content)
         assert stranger.get(process.url + api.chain_path(agent.chain, "head")).status_code == 401
-    client = process.client(pair_of(tmp_path, "agent", agent.tls_key, enrolled.certificate_pem))
+    pair = pair_of(tmp_path, "agent", agent.tls_key, enrolled.certificate_pem)
+    client = process.client(pair)
 
     def post(*sent: Any) -> api.ProgressAnswer:
         answer = client.post(
@@ -164,9 +166,10 @@ def test_from_init_to_a_verified_receipt(process: Process, fake_agent: Any, csr:
     # A collector that is killed comes back with everything it accepted, and its log goes on.
     later = agent.seal_records(2, b"later")
     assert post(later).accepted_seq == 3
+    client.close()
     process.stop(signal.SIGKILL)
     process.start()
-    client = process.client((tmp_path / "agent.pem", tmp_path / "agent.key"))
+    client = process.client(pair)
     size, root = signed.checkpoint.size, Digest(signed.checkpoint.root)
     receipt = receipt_for(client, process.url, agent, 3, size)
     verify_receipt(receipt, [later.block.entry], keys, size, root)
@@ -174,6 +177,7 @@ def test_from_init_to_a_verified_receipt(process: Process, fake_agent: Any, csr:
     status = client.get(
         process.url + "/v1/tenants/acme/regions", headers={"authorization": f"Bearer {token}"}
     ).json()
+    client.close()
     assert [region["behind"] for region in status["regions"]] == [0, 0]
     for name in ("eu", "us"):
         assert (tmp_path / name / "acme" / "checkpoint").exists()
