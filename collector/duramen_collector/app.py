@@ -38,6 +38,7 @@ from duramen_collector.ingest import parse_blocks
 from duramen_collector.judgement import Judged
 from duramen_collector.refusal import RETRY_AFTER_SECONDS, Refused, problem_of, refuse
 from duramen_collector.service import Service
+from duramen_collector.tokens import Principal
 from duramen_collector.writer import Writer
 
 PEER: Final = "duramen.peer_certificate"
@@ -68,6 +69,16 @@ class Front:
     def _read(self, work: Callable[[sa.Connection], T]) -> T:
         with reading(self._engine) as connection:
             return work(connection)
+
+    async def authorise(self, request: Request, role: str, tenant: str) -> Principal:
+        """Whom the request's token speaks for; refused unless that one has ``role`` for ``tenant``."""
+        header = request.headers.get("authorization", "")
+        return await self.read(lambda connection: self.service.authorise(connection, header, role, tenant))
+
+    async def authorise_static(self, request: Request, tenant: str) -> None:
+        """As :meth:`authorise` for a viewer, but for a public tenant's log."""
+        header = request.headers.get("authorization", "")
+        await self.read(lambda connection: self.service.authorise_static(connection, header, tenant))
 
     async def peer(self, request: Request) -> AgentIdentity | None:
         """Who the connection's client certificate speaks for."""
@@ -129,7 +140,12 @@ def agent_routes(front: Front) -> APIRouter:
         answer = await front.read(lambda connection: service.head(connection, peer, chain_id))
         return _json(answer.encode())
 
-    @router.put("/chains/{chain}/envelopes/{dek}", status_code=204, openapi_extra=_body(JSON_MEDIA_TYPE))
+    @router.put(
+        "/chains/{chain}/envelopes/{dek}",
+        status_code=204,
+        openapi_extra=_body(JSON_MEDIA_TYPE),
+        responses=problem_answers(),
+    )
     async def envelopes(request: Request, chain: str, dek: str) -> Response:
         """Upload all envelopes of a data key, before the keys block that commits to them."""
         peer, chain_id, data_key = (
@@ -296,8 +312,14 @@ _PROBLEM: Final = {
         }
     },
 }
+
+
+def problem_answers() -> dict[int | str, dict[str, Any]]:
+    """How every endpoint may refuse, for the API document."""
+    return {"4XX": _PROBLEM, "5XX": _PROBLEM}
+
+
 _ANSWER: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "The answer", "content": {JSON_MEDIA_TYPE: {"schema": {"type": "object"}}}},
-    "4XX": _PROBLEM,
-    "5XX": _PROBLEM,
+    **problem_answers(),
 }

@@ -32,7 +32,7 @@ _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 
 def _duration(key: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: value if type(value) is int else parse_duration(value, key))
+    return BeforeValidator(lambda value: parse_duration(value, key))
 
 
 def _size(key: str) -> BeforeValidator:

@@ -44,11 +44,16 @@ def open_database(path: Path) -> sa.Engine:
         sa.URL.create("sqlite+pysqlite", database=str(path)),
         connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False},
         pool_size=8,
-        max_overflow=8,
+        max_overflow=56,
     )
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def writing_connection(engine: sa.Engine) -> sa.Connection:
+    """A connection for one who begins transactions himself: each of them takes the write lock."""
+    return engine.connect().execution_options(**{_WRITE: True})
 
 
 @contextlib.contextmanager
@@ -57,7 +62,7 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
 
     Committed, and synced, when the block ends well.
     """
-    with _mapped(), engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
+    with _mapped(), writing_connection(engine) as connection, connection.begin():
         yield connection
 
 

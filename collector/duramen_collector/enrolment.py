@@ -26,7 +26,7 @@ from duramen.statement import Block, BlockKind, parse_statement
 from duramen_collector.authority import AgentIdentity, Authority, parse_request
 from duramen_collector.chainstate import demand_storable, find_agent, insert_chain
 from duramen_collector.landing import land_block, land_notice
-from duramen_collector.logkeys import LogKeyStore, TenantKeys
+from duramen_collector.logkeys import KeyRing, TenantKeys
 from duramen_collector.refusal import refuse
 from duramen_collector.tenancy import demand_tenant
 from duramen_collector.tokens import Enrolment, Pepper, find_enrolment, use_enrolment
@@ -37,7 +37,7 @@ def enrol(
     request: EnrollRequest,
     *,
     authority: Authority,
-    log_keys: LogKeyStore,
+    log_keys: KeyRing,
     pepper: Pepper,
     random: Random,
     now_ns: int,

@@ -12,7 +12,7 @@ import contextlib
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -73,15 +73,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    app: FastAPI, context: ssl.SSLContext, listener: socket.socket, on_start: Callable[[], None]
+    app: FastAPI,
+    context: ssl.SSLContext,
+    listener: socket.socket,
+    lifespan: Callable[[FastAPI], contextlib.AbstractAsyncContextManager[None]],
 ) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what runs, within ``GRACE_SECONDS``."""
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        on_start()
-        yield
-
+    """Serve, within ``lifespan``, until SIGTERM or SIGINT; then finish what runs within ``GRACE_SECONDS``."""
     app.router.lifespan_context = lifespan
     configuration = uvicorn.Config(
         app,

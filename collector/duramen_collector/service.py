@@ -10,7 +10,7 @@ the problem.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -24,7 +24,7 @@ from duramen.api import (
     Problem,
     ProgressAnswer,
 )
-from duramen.names import ChainId, DataKeyId
+from duramen.names import ChainId, DataKeyId, Seq
 from duramen.ports import Clock, Random
 from duramen.receipt import Receipt
 from duramen_collector.authority import AgentIdentity, Authority
@@ -33,14 +33,12 @@ from duramen_collector.enrolment import enrol
 from duramen_collector.heartbeats import Announcement, receive_heartbeat
 from duramen_collector.ingest import Upload, receive_blocks, receive_envelopes
 from duramen_collector.judgement import Judged
-from duramen_collector.logkeys import LogKeyStore, NoticeSigner
+from duramen_collector.logkeys import KeyRing, NoticeSigner
+from duramen_collector.receipts import build_receipt
 from duramen_collector.refusal import Refused, refuse
 from duramen_collector.schema import checkpoints, forks
 from duramen_collector.tenancy import Tenant, demand_tenant, find_tenant
 from duramen_collector.tokens import Pepper, Principal, authenticate
-
-ReceiptBuilder = Callable[[sa.Connection, ChainId, int, int], Receipt | None]
-"""``build_receipt(connection, chain, first_seq, seen_size)``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +69,16 @@ class Service:
         self,
         *,
         authority: Authority,
-        log_keys: LogKeyStore,
+        log_keys: KeyRing,
         pepper: Pepper,
         clock: Clock,
         random: Random,
-        build_receipt: ReceiptBuilder,
     ) -> None:
         self._authority = authority
         self._log_keys = log_keys
         self._pepper = pepper
         self._clock = clock
         self._random = random
-        self._build_receipt = build_receipt
         self._stepped_down: dict[str, str] = {}
 
     def step_down(self, tenant: str, reason: str) -> None:
@@ -230,7 +226,7 @@ class Service:
     ) -> Receipt | None:
         if receipt_from > stored.published_seq:
             return None
-        return self._build_receipt(connection, stored.state.chain, receipt_from, seen_size)
+        return build_receipt(connection, stored.state.chain, Seq(receipt_from), seen_size)
 
     def _notice_signer(self, connection: sa.Connection, stored: StoredChain) -> NoticeSigner:
         tenant = demand_tenant(connection, stored.state.tenant)

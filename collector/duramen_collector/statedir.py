@@ -8,9 +8,10 @@
     keys/<tenant>/*.seed     what signs for a tenant (duramen_collector.logkeys)
     collector.db             the database, unless it is configured elsewhere
 
-:func:`initialise` makes what is missing and leaves what is there, so it can be run again at any time. Two cases are
-different: a certificate authority of which one half is missing is an error (a new one would lock every agent out), and a
-server certificate is made anew when it lacks a configured name or has less than ``RENEW_DAYS`` left.
+:func:`initialise` makes what is missing and leaves what is there, so it can be run again at any time. Two
+cases are different: a certificate authority of which one half is missing is an error (a new one would lock
+every agent out), and a server certificate is made anew when it lacks a configured name or has less than
+``RENEW_DAYS`` left.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from duramen.ports import Clock, Random
 from duramen_collector.authority import Authority, KeyPair, certificate_names, create_authority
 from duramen_collector.configuration import Configuration
 from duramen_collector.database import open_database, revision, upgrade
-from duramen_collector.logkeys import LogKeyStore
+from duramen_collector.keystore import LogKeyStore
 from duramen_collector.secretfile import ensure_secret, make_directory, read_private, read_secret, write_file
 from duramen_collector.tokens import Pepper
 
@@ -69,7 +70,10 @@ class StateDirectory:
 
 
 def server_names(configuration: Configuration) -> tuple[str, ...]:
-    """What the server certificate is for: the collector's name, further names, and the address it listens on."""
+    """What the server certificate is for.
+
+    The collector's name, further names, and the address it listens on.
+    """
     names = [configuration.name, *configuration.names]
     host = configuration.listen_host
     try:

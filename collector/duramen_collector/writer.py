@@ -39,10 +39,23 @@ class _Task:
 
 
 @dataclass(frozen=True, slots=True)
+class _Alone:
+    work: Callable[[], Any]
+    future: Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
 class _Outcome:
-    task: _Task
+    task: _Task | _Alone
     result: Any = None
     error: BaseException | None = None
+
+    @classmethod
+    def of(cls, task: _Alone) -> _Outcome:
+        try:
+            return cls(task, task.work())
+        except Exception as error:  # noqa: BLE001  # belongs to whoever waits for this task
+            return cls(task, error=error)
 
     def tell(self) -> None:
         if self.error is not None:
@@ -57,7 +70,7 @@ class Writer:
     def __init__(self, engine: sa.Engine, batch: int = BATCH, capacity: int = QUEUE) -> None:
         self._engine = engine
         self._batch = batch
-        self._queue: queue.Queue[_Task | None] = queue.Queue(capacity)
+        self._queue: queue.Queue[_Task | _Alone | None] = queue.Queue(capacity)
         self._lock = threading.Lock()
         self._closed = False
         self.commits = 0
@@ -73,13 +86,16 @@ class Writer:
         Refused with 503 when there is no room.
         """
         future: Future[T] = Future()
-        with self._lock:
-            if self._closed:
-                raise refuse(503, "busy", "the collector is stopping; go to another one or try again later")
-            try:
-                self._queue.put_nowait(_Task(work, future))
-            except queue.Full as error:
-                raise refuse(503, "busy", "the collector has too much to do; try again later") from error
+        self._put(_Task(work, future))
+        return future
+
+    def submit_alone(self, work: Callable[[], T]) -> Future[T]:
+        """Queue ``work``, which has transactions of its own.
+
+        It runs in this thread while none of ours is open.
+        """
+        future: Future[T] = Future()
+        self._put(_Alone(work, future))
         return future
 
     def perform(self, work: Callable[[sa.Connection], T]) -> T:
@@ -94,23 +110,37 @@ class Writer:
             self._queue.put(None)
         self._thread.join()
 
+    def _put(self, task: _Task | _Alone) -> None:
+        with self._lock:
+            if self._closed:
+                raise refuse(503, "busy", "the collector is stopping; go to another one or try again later")
+            try:
+                self._queue.put_nowait(task)
+            except queue.Full as error:
+                raise refuse(503, "busy", "the collector has too much to do; try again later") from error
+
     def _run(self) -> None:
-        while (task := self._queue.get()) is not None:
-            tasks, last = [task], False
-            while len(tasks) < self._batch and not last:
-                try:
-                    following = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if following is None:
-                    last = True
-                else:
-                    tasks.append(following)
-            self._commit([task for task in tasks if task.future.set_running_or_notify_cancel()])
-            if last:
+        group: list[_Task] = []
+        while True:
+            try:
+                item = self._queue.get(block=not group)
+            except queue.Empty:
+                group = self._commit(group)
+                continue
+            if isinstance(item, _Task):
+                group.append(item)
+            if not isinstance(item, _Task) or len(group) >= self._batch:
+                group = self._commit(group)
+            if isinstance(item, _Alone) and item.future.set_running_or_notify_cancel():
+                _Outcome.of(item).tell()
+            if item is None:
                 return
 
-    def _commit(self, tasks: list[_Task]) -> None:
+    def _commit(self, group: list[_Task]) -> list[_Task]:
+        """Perform and commit what has gathered; returns the next group, which is empty."""
+        tasks = [task for task in group if task.future.set_running_or_notify_cancel()]
+        if not tasks:
+            return []
         outcomes: list[_Outcome] = []
         try:
             with writing(self._engine) as connection:
@@ -120,6 +150,7 @@ class Writer:
             outcomes = [_Outcome(task, error=error) for task in tasks]
         for outcome in outcomes:
             outcome.tell()
+        return []
 
 
 def _perform(connection: sa.Connection, task: _Task) -> _Outcome:

@@ -1,5 +1,7 @@
 """A collector on a temporary directory, and an agent that can be made to lie."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -26,6 +28,7 @@ from duramen.statement import (
     Flags,
     Genesis,
     block_message,
+    log_digest,
     parse_statement,
 )
 from duramen_collector.authority import AgentIdentity, Authority, create_authority
@@ -33,7 +36,8 @@ from duramen_collector.chainstate import StoredChain, find_chain
 from duramen_collector.database import open_database, reading, upgrade, writing
 from duramen_collector.ingest import parse_blocks
 from duramen_collector.judgement import Judged
-from duramen_collector.logkeys import LogKeyStore, TenantKeys
+from duramen_collector.keystore import LogKeyStore
+from duramen_collector.logkeys import TenantKeys
 from duramen_collector.service import Service
 from duramen_collector.tenancy import create_tenant
 from duramen_collector.tokens import Pepper, create_enrolment
@@ -96,7 +100,7 @@ class Sent:
 class FakeAgent:
     """Seals real chains: every signature and hash is right unless a test makes it wrong."""
 
-    keys: TenantKeys
+    keys: TenantKeys | JoinedKeys
     tenant: str = TENANT
     agent: str = "web-1"
     ratchet: Ratchet = field(default_factory=lambda: Ratchet(Seq(0), hashlib.sha256(b"agent").digest()))
@@ -130,8 +134,8 @@ class FakeAgent:
             prev=ZERO_DIGEST if genesis else self.head,
             start=self.records,
             count=0,
-            root=EMPTY_ROOT,
-            body=EMPTY_ROOT,
+            root=Digest(EMPTY_ROOT),
+            body=Digest(EMPTY_ROOT),
             size=0,
             group=0,
             retention_class=0,
@@ -273,10 +277,18 @@ class Site:
         assert isinstance(answer, api.EnrollAnswer)
         return answer
 
-    def enrolled(self, name: str = "web-1") -> FakeAgent:
+    def csr_for(self, key: Any) -> str:
+        return csr_for(key)
+
+    def new_agent(self, name: str = "web-1", **changes: Any) -> FakeAgent:
+        """An agent with a genesis that it has not shown to anyone."""
         ratchet = Ratchet(Seq(0), hashlib.sha256(name.encode()).digest())
         agent = FakeAgent(self.keys, agent=name, ratchet=ratchet)
-        agent.seal_genesis()
+        agent.seal_genesis(**changes)
+        return agent
+
+    def enrolled(self, name: str = "web-1") -> FakeAgent:
+        agent = self.new_agent(name)
         self.enrol(agent)
         return agent
 
@@ -333,9 +345,30 @@ def site(tmp_path: Path) -> Iterator[Site]:
         pepper=pepper,
         clock=clock,
         random=random,
-        build_receipt=lambda connection, chain, first, seen: None,
     )
     with writing(engine) as connection:
         create_tenant(connection, keys, TENANT, public=False, now_ns=clock.now_ns)
     yield Site(engine, service, keys, log_keys, pepper, authority, clock, random, tmp_path)
     engine.dispose()
+
+
+@dataclass(frozen=True)
+class JoinedKeys:
+    """What an agent knows of the log's keys."""
+
+    verifier_keys: tuple[str, str]
+
+    def digest(self) -> Digest:
+        return log_digest(self.verifier_keys[0].split("+")[0], self.verifier_keys)
+
+
+@pytest.fixture
+def fake_agent() -> Callable[[tuple[str, str]], FakeAgent]:
+    """Makes an agent that has pinned these keys."""
+    return lambda verifier_keys: FakeAgent(JoinedKeys(verifier_keys))
+
+
+@pytest.fixture
+def csr() -> Callable[[Any], str]:
+    """Makes a signing request for a key."""
+    return csr_for
