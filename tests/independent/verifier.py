@@ -401,24 +401,34 @@ def padme(n: int) -> int:
     return -(-n // unit) * unit
 
 
+def frame_end(padded: bytes) -> int:
+    """Return where the zstd frame ends (RFC 8878, 3.1.1), without decompressing it."""
+    at, last = zstandard.frame_header_size(padded), False
+    while not last:
+        need(at + 3 <= len(padded), "body: zstd")
+        block = int.from_bytes(padded[at : at + 3], "little")
+        last, kind, size = block & 1, block >> 1 & 3, block >> 3
+        need(kind != 3, "body: zstd")
+        at += 3 + (1 if kind == 1 else size)
+    need(at <= len(padded), "body: zstd")
+    return at
+
+
 def decompress(padded: bytes) -> bytes:
     """Return what one zstd frame holds that zeros pad to its Padmé length."""
     need(padded[:4] == b"\x28\xb5\x2f\xfd", "body: no zstd frame")
     try:
         parameters = zstandard.get_frame_parameters(padded)
-        need(
-            parameters.content_size not in (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR),
-            "body: no size",
-        )
+        unknown = (zstandard.CONTENTSIZE_UNKNOWN, zstandard.CONTENTSIZE_ERROR)
+        need(parameters.content_size not in unknown, "body: no size")
         need(parameters.content_size <= MAX_PAYLOAD, "body: payload too large")
         need(not parameters.dict_id and not parameters.has_checksum, "body: dictionary or checksum")
-        decoder = zstandard.ZstdDecompressor().decompressobj()
-        payload = decoder.decompress(padded)
+        end = frame_end(padded)
+        need(len(padded) == padme(end) and not any(padded[end:]), "body: padding")
+        payload = zstandard.ZstdDecompressor().decompress(padded[:end])  # never more than the stated size
     except zstandard.ZstdError as e:
         raise Refused("body: zstd") from e
-    need(decoder.eof and len(payload) == parameters.content_size, "body: zstd")
-    padding = decoder.unused_data
-    need(len(padded) == padme(len(padded) - len(padding)) and not any(padding), "body: padding")
+    need(len(payload) == parameters.content_size, "body: zstd")
     return payload
 
 
@@ -688,6 +698,7 @@ def check_cosignature(signature: bytes, key: tlog.Vkey, c: tlog.Checkpoint) -> N
     need(key.kind == 6 and len(key.public) == 1312 and len(signature) == 8 + 2420, "cosignature: form")
     need(int.from_bytes(signature[:8], "big") < LIMIT, "cosignature: time")
     name, origin = key.name.encode(), c.origin.encode()
+    need(len(name) < 256 and len(origin) < 256, "cosignature: name")
     message = b"subtree/v1\n\0" + bytes([len(name)]) + name + signature[:8] + bytes([len(origin)]) + origin
     message += struct.pack(">QQ", 0, c.size) + c.root
     try:
