@@ -446,7 +446,8 @@ class _Audit:
             )
         if not log.is_complete:
             self._report(
-                Code.TREE_MISMATCH, f"the tree has more than {len(log.defects)} defects; the rest was not read"
+                Code.TREE_MISMATCH,
+                f"the tree has more than {len(log.defects)} defects; the rest was not read",
             )
         return is_proven
 

@@ -37,7 +37,9 @@ class _Absence:
 class Envelopes:
     """What the log's keys blocks say about envelopes, and what the region has of them."""
 
-    def __init__(self, reader: ObjectReader, tenant: str, report: Report, reader_key: ReaderKey | None) -> None:
+    def __init__(
+        self, reader: ObjectReader, tenant: str, report: Report, reader_key: ReaderKey | None
+    ) -> None:
         self._reader = reader
         self._tenant = tenant
         self._report = report
@@ -72,7 +74,9 @@ class Envelopes:
             header.group,
             header.retention_class,
         ):
-            self._tell(Code.HEADER_CORRUPT, "a keys block lists another data key than its header", leaf, block)
+            self._tell(
+                Code.HEADER_CORRUPT, "a keys block lists another data key than its header", leaf, block
+            )
             return
         missing = []
         for key_hash, digest in listed.envelopes:
@@ -156,5 +160,3 @@ class Envelopes:
         self._report(
             code, detail, severity=severity, chain=block.chain, seq=block.header.seq, leaf=leaf, key=key
         )
-
-

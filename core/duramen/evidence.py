@@ -239,7 +239,8 @@ def verify_evidence(
         raise FormatError("the bundle's manifest is of another chain or log than its statements")
     if genesis is not None and begun.chain != genesis:
         raise IntegrityError(
-            f"the chain begins with the genesis {begun.chain.hex()}, not with the pinned one", code="link_broken"
+            f"the chain begins with the genesis {begun.chain.hex()}, not with the pinned one",
+            code="link_broken",
         )
     if _genesis_log(first_block) != log_digest(keys.origin, (keys.ed25519.encode(), keys.mldsa44.encode())):
         raise IntegrityError("the genesis was sealed for another tenant log", code="header_corrupt")
@@ -310,7 +311,9 @@ def _parse_manifest(data: bytes) -> _Manifest:
     if not manifest.first <= manifest.last < manifest.first + BLOCKS_MAX:
         raise FormatError(f"a bundle holds 1 to {BLOCKS_MAX} consecutive blocks of one chain")
     if manifest.lineage not in (0, manifest.first - 1):
-        raise FormatError("a bundle's lineage begins at genesis or at the block before the first disclosed one")
+        raise FormatError(
+            "a bundle's lineage begins at genesis or at the block before the first disclosed one"
+        )
     return manifest
 
 
@@ -319,7 +322,9 @@ def _parse_lineage(data: bytes, manifest: _Manifest) -> list[Block]:
     blocks = []
     while reader.offset < len(data):
         blocks.append(_block(reader.prefixed(2, STATEMENT_MAX_BYTES)))
-    if [block.header.seq for block in blocks] != list(range(manifest.lineage, manifest.lineage + len(blocks))):
+    if [block.header.seq for block in blocks] != list(
+        range(manifest.lineage, manifest.lineage + len(blocks))
+    ):
         raise FormatError("the lineage is not of consecutive blocks")
     if not blocks or blocks[-1].header.seq != manifest.last:
         raise FormatError("the lineage does not end with the last disclosed block")
@@ -435,7 +440,9 @@ def _not_proven(report: EvidenceReport, policy: Policy | None) -> tuple[str, ...
             "that the blocks existed before the checkpoint's time "
             f"({report.signed.timestamp_seconds} s since 1970): that is the log's own clock's"
         )
-    lines.append("that what the application wrote is true, or that a host compromised before sealing added nothing")
+    lines.append(
+        "that what the application wrote is true, or that a host compromised before sealing added nothing"
+    )
     return tuple(lines)
 
 

@@ -147,7 +147,11 @@ class Lineages:
         """Report the gaps that stayed open, all of them; return the chains in the order of their first leaf."""
         for identity, chain in self._chains.items():
             for gap in chain.gaps:
-                missing = f"block {gap.first} is" if gap.first == gap.last else f"blocks {gap.first} to {gap.last} are"
+                missing = (
+                    f"block {gap.first} is"
+                    if gap.first == gap.last
+                    else f"blocks {gap.first} to {gap.last} are"
+                )
                 self._report(
                     Code.GAP,
                     f"{missing} not in the log, which goes on with block {gap.last + 1}",
@@ -178,7 +182,11 @@ class Lineages:
         assert genesis is not None
         if identity in self._chains:
             self._report(
-                Code.REPLAY, "the log holds this genesis for the second time", chain=identity, seq=0, leaf=leaf
+                Code.REPLAY,
+                "the log holds this genesis for the second time",
+                chain=identity,
+                seq=0,
+                leaf=leaf,
             )
             return False
         try:
@@ -218,7 +226,9 @@ class Lineages:
             old = self._chains[before].state
             if (genesis.replaces, genesis.replaced_seq, genesis.replaced_hash) == (before, old.seq, old.head):
                 severity = Severity.WARNING
-                detail = f"the chain of {genesis.agent!r} replaces the one before, which ended at block {old.seq}"
+                detail = (
+                    f"the chain of {genesis.agent!r} replaces the one before, which ended at block {old.seq}"
+                )
             elif genesis.replaces == before and genesis.replaced_seq < old.seq:
                 code = Code.ROLLBACK
                 detail = (
@@ -226,7 +236,9 @@ class Lineages:
                     f"but the log has that one up to block {old.seq}"
                 )
             else:
-                detail = f"the chain of {genesis.agent!r} replaces another block than the last of the one before"
+                detail = (
+                    f"the chain of {genesis.agent!r} replaces another block than the last of the one before"
+                )
         self._report(code, detail, severity=severity, chain=identity, seq=0, leaf=leaf)
 
     def _take_orphan(self, leaf: int, block: Block) -> None:
@@ -244,7 +256,9 @@ class Lineages:
             stopped=False,
             keys=MappingProxyType({}),
         )
-        chain = _Chain(_resumed(state, block, keeps_keys=False), leaf, leaf, header, has_guesses=True, is_broken=True)
+        chain = _Chain(
+            _resumed(state, block, keeps_keys=False), leaf, leaf, header, has_guesses=True, is_broken=True
+        )
         chain.gaps.append(_Gap(0, header.seq - 1, None, ZERO_DIGEST, header.prev, leaf))
         self._chains[header.chain] = chain
         self._count(chain, leaf, block)
@@ -324,12 +338,16 @@ class Lineages:
         if header.seen_size == 0:
             return
         if header.seen_size > leaf:
-            detail = f"the agent verified a checkpoint of {header.seen_size} statements before this one was logged"
+            detail = (
+                f"the agent verified a checkpoint of {header.seen_size} statements before this one was logged"
+            )
         else:
             root = self._known_root(header.seen_size)
             if root is None or root == header.seen_root:
                 return
-            detail = f"the agent verified a checkpoint of {header.seen_size} statements that is not of this log"
+            detail = (
+                f"the agent verified a checkpoint of {header.seen_size} statements that is not of this log"
+            )
         self._report(Code.EQUIVOCATION, detail, chain=block.chain, seq=header.seq, leaf=leaf)
 
     def _check_clock(self, chain: _Chain, leaf: int, header: BlockHeader) -> None:

@@ -55,7 +55,13 @@ class PackContents:
     """The packs of one region, to be walked through leaf by leaf in ascending order."""
 
     def __init__(
-        self, reader: ObjectReader, prefix: str, slots: Sequence[PackSlot], report: Report, *, reads_bodies: bool
+        self,
+        reader: ObjectReader,
+        prefix: str,
+        slots: Sequence[PackSlot],
+        report: Report,
+        *,
+        reads_bodies: bool,
     ) -> None:
         self._reader = reader
         self._prefix = prefix
@@ -92,7 +98,9 @@ class PackContents:
         if pack is not None:
             pack.is_lost = True
 
-    def take(self, leaf: int, entry: bytes, statement: Statement | None, root_before: Digest | None) -> bytes | None:
+    def take(
+        self, leaf: int, entry: bytes, statement: Statement | None, root_before: Digest | None
+    ) -> bytes | None:
         """Check the frame of ``leaf``; its body if that is what the statement says, None otherwise.
 
         ``statement`` is what ``entry`` parses to, ``root_before`` the log's root before this leaf, where known. Without
@@ -129,7 +137,11 @@ class PackContents:
         named = "the pack" if pack.slot.digest is not None else "no pack"
         be = "is missing" if pack.slot.digest is not None else "is there"
         self._corrupt(
-            pack, leaf, block, f"{named} with the leaves {leaf} to {pack.slot.end - 1} {be}", Code.REPLICA_MISSING
+            pack,
+            leaf,
+            block,
+            f"{named} with the leaves {leaf} to {pack.slot.end - 1} {be}",
+            Code.REPLICA_MISSING,
         )
 
     def _fetch(self, pack: _OpenPack, block: Block | None) -> None:
@@ -147,7 +159,9 @@ class PackContents:
             pack.header = None
         if len(data) < PACK_HEADER_BYTES:
             pack.is_lost = True
-            self._corrupt(pack, pack.slot.first, block, f"the pack ends after {len(data)} bytes, in its header")
+            self._corrupt(
+                pack, pack.slot.first, block, f"the pack ends after {len(data)} bytes, in its header"
+            )
 
     def _check_header(self, pack: _OpenPack, block: Block | None, root_before: Digest | None) -> None:
         header, slot = pack.header, pack.slot
@@ -202,7 +216,10 @@ class PackContents:
             and pack.header.retention_class != block.header.retention_class
         ):
             self._corrupt(
-                pack, pack.slot.first, None, "the pack's header is wrong: another retention class than its bodies'"
+                pack,
+                pack.slot.first,
+                None,
+                "the pack's header is wrong: another retention class than its bodies'",
             )
         return body
 

@@ -123,7 +123,11 @@ def _open_http(target: str, token: str | None) -> HttpReader:
     except ImportError as error:
         raise ConfigurationError("reading over HTTP needs the extra duramen[http]; install it") from error
     parts = urlsplit(target)
-    if token is not None and parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+    if (
+        token is not None
+        and parts.scheme == "http"
+        and parts.hostname not in ("127.0.0.1", "::1", "localhost")
+    ):
         raise UsageError("a token is not sent over http:// to another machine; use https://")
     return HttpReader(httpx.Client(timeout=TIMEOUT_SECONDS), target, token)
 

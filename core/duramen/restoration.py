@@ -75,7 +75,10 @@ class Restoration:
         if visit.payload is None or self._selection.agent not in (None, visit.agent):
             return
         for run, _, raw in visit.payload.runs:
-            if self._selection.stream not in (None, run.stream) or self._selection.path not in (None, run.path):
+            if self._selection.stream not in (None, run.stream) or self._selection.path not in (
+                None,
+                run.path,
+            ):
                 continue
             parts = self._parts.setdefault((visit.agent, run.stream, run.path, run.file), _Parts())
             parts.pieces.append(Piece(run.offset, len(raw), self._spool(raw), visit.leaf))
@@ -90,7 +93,9 @@ class Restoration:
 
     def generations(self) -> list[Generation]:
         """The files, in the order in which the log first speaks of them."""
-        return [_generation(*identity, parts.pieces) for identity, parts in self._parts.items() if parts.pieces]
+        return [
+            _generation(*identity, parts.pieces) for identity, parts in self._parts.items() if parts.pieces
+        ]
 
 
 def _generation(agent: str, stream: str, path: bytes, file: str, pieces: list[Piece]) -> Generation:

@@ -151,7 +151,9 @@ def _collect(result: Sealed, runs: tuple[tuple[Run, bytes, bytes], ...]) -> None
 class Host:
     """One enrolled host with a clock of its own."""
 
-    def __init__(self, root: Path, disk: Disk | None = None, vfs: str | None = None, **settings: object) -> None:
+    def __init__(
+        self, root: Path, disk: Disk | None = None, vfs: str | None = None, **settings: object
+    ) -> None:
         self.root = root
         self.logs = root / "logs"
         self.logs.mkdir(exist_ok=True)
@@ -222,7 +224,11 @@ class Host:
     def settle(self, limit: int = 10_000) -> None:
         """Step for as long as something is due now."""
         self.step()
-        while self.last is not None and self.last.deadline_ns is not None and self.last.deadline_ns <= self.now_ns:
+        while (
+            self.last is not None
+            and self.last.deadline_ns is not None
+            and self.last.deadline_ns <= self.now_ns
+        ):
             limit -= 1
             assert limit, "the engine spins"
             self.step()
@@ -267,4 +273,14 @@ def append(path: Path, data: bytes) -> bytes:
 Ledger = dict[str, bytes]
 Factory = Callable[..., Host]
 
-__all__ = ["READER", "SECOND", "CountingRandom", "Host", "IdleForwarder", "Sealed", "append", "field", "read_back"]
+__all__ = [
+    "READER",
+    "SECOND",
+    "CountingRandom",
+    "Host",
+    "IdleForwarder",
+    "Sealed",
+    "append",
+    "field",
+    "read_back",
+]

@@ -61,7 +61,9 @@ class Place:
         if isinstance(answer, str):
             return HttpFailure(request.request_id, answer)
         if answer is None:
-            self.collector.certificate = self.authority.certify(api.parse_enroll_request(request.body).csr_pem)
+            self.collector.certificate = self.authority.certify(
+                api.parse_enroll_request(request.body).csr_pem
+            )
             answer = self.collector.handle(request.method, request.path, {}, request.body)
         return HttpResponse(request.request_id, answer.status, answer.headers, answer.body)
 
@@ -82,7 +84,9 @@ def test_everything_is_written_but_sources_and_recipients(place):
     assert set(value) == {"tenant", "agent", "collectors", "ca", "log_keys", "state_dir"}
     assert value["state_dir"] == str(place.state)
     assert "# recipients:" in place.config.read_text()
-    assert {path.name: path.stat().st_mode & 0o777 for path in place.state.iterdir() if path.suffix != ".db"} == {
+    assert {
+        path.name: path.stat().st_mode & 0o777 for path in place.state.iterdir() if path.suffix != ".db"
+    } == {
         "agent.key": 0o600,
         "agent.pem": 0o600,
         "seed": 0o600,

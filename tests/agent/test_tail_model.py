@@ -122,7 +122,14 @@ class World:
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 NAMES = st.sampled_from(["a.log", "b.log"])
-TEXTS = {"line": b"x\n", "torn": b"torn", "two": b"y\nz\n", "long": b"-" * 2000 + b"\n", "end": b"\n", "longer": b"w" * 70_000}
+TEXTS = {
+    "line": b"x\n",
+    "torn": b"torn",
+    "two": b"y\nz\n",
+    "long": b"-" * 2000 + b"\n",
+    "end": b"\n",
+    "longer": b"w" * 70_000,
+}
 DATA = st.sampled_from(list(TEXTS))
 ACTIONS = st.one_of(
     st.tuples(st.just("append"), NAMES, DATA),
@@ -151,13 +158,17 @@ def test_every_life_is_sealed_once_and_whole(actions: list[tuple[str, str, str]]
 
 @settings(max_examples=30, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(NAMES, DATA), max_size=12), st.data())
-def test_errors_of_the_disk_delay_and_lose_nothing(writes: list[tuple[str, str]], data: st.DataObject) -> None:
+def test_errors_of_the_disk_delay_and_lose_nothing(
+    writes: list[tuple[str, str]], data: st.DataObject
+) -> None:
     with tempfile.TemporaryDirectory() as root:
         disk = FakeDisk()
         host = Host(Path(root), disk)
         disk.create(str(host.logs).encode() + b"/keeps-the-directory-listable")
         world = World(host, disk)
-        numbers = st.sampled_from([None, None, errno.EIO, errno.EACCES, errno.ENOENT, errno.EMFILE, errno.ESTALE])
+        numbers = st.sampled_from(
+            [None, None, errno.EIO, errno.EACCES, errno.ENOENT, errno.EMFILE, errno.ESTALE]
+        )
         host.start()
         failing = {"read_at", "fstat", "open", "stat", "overwrite", "free_bytes"}
         disk.fail = lambda operation, path: data.draw(numbers) if operation in failing else None

@@ -52,7 +52,9 @@ def site(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
     with writing(engine) as connection:
-        connection.execute(schema.tenants.insert().values(tenant="acme", origin=ORIGIN, public=False, created_ns=0))
+        connection.execute(
+            schema.tenants.insert().values(tenant="acme", origin=ORIGIN, public=False, created_ns=0)
+        )
     engine.dispose()
     return tmp_path, log
 
@@ -79,7 +81,9 @@ def test_a_damaged_byte_from_finding_to_repair(site, capsys):
     assert code == 0 and "acme  verified (bodies)" in out and "us  verified" in out
     target, good = damage(site)
     code, out, _ = call(site, capsys, "verify", "--deep", "--regions")
-    assert code == 2 and "failure: body_corrupt" in out and "region eu" in out and "a good copy is in us" in out
+    assert (
+        code == 2 and "failure: body_corrupt" in out and "region eu" in out and "a good copy is in us" in out
+    )
     assert call(site, capsys, "verify")[0] == 0  # headers only
     code, out, _ = call(site, capsys, "verify", "--deep", "--tenant", "acme", "--json")
     (value,) = json.loads(out)

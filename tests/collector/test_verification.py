@@ -451,7 +451,9 @@ def test_readers():
         def perform(self, call):
             return self.answers.pop(0)
 
-    reader = StoreReader("eu", Store(Absent(), Found(b"ab", "1", 2), Failed("down"), Failed("down"), Absent()))
+    reader = StoreReader(
+        "eu", Store(Absent(), Found(b"ab", "1", 2), Failed("down"), Failed("down"), Absent())
+    )
     assert reader.read("k") is None and reader.read("k") == b"ab"
     for call in (reader.read, reader.exists):
         with pytest.raises(StorageError, match="region eu: down"):

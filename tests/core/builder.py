@@ -330,9 +330,7 @@ class AgentBuilder:
         ]
         lines = [run.encode() for run in runs]
         salt = self.log.random.draw(32)
-        pieces = [
-            [source.data] if source.more else records.split(source.data) for source in sources
-        ]
+        pieces = [[source.data] if source.more else records.split(source.data) for source in sources]
         root = records.root(salt, zip(lines, pieces, strict=True))
         header = self._header(BlockKind.RECORDS)
         block_key = sealing.ratchet.block_key(header.chain, header.seq, root)

@@ -276,7 +276,9 @@ def test_two_histories():
     assert codes(report) == ["equivocation"]
     one.agents["a"].idle()
     one.publish()
-    assert codes(audit(one, remembered=Checkpoint(one.keys.origin, one.size - 1, bytes(32)))) == ["equivocation"]
+    assert codes(audit(one, remembered=Checkpoint(one.keys.origin, one.size - 1, bytes(32)))) == [
+        "equivocation"
+    ]
 
 
 def test_kept_checkpoints(log, objects):
@@ -299,10 +301,14 @@ def test_envelopes(log, objects):
     leaf = leaf_of(log, "web-1", 1)
     flip(objects, keys[0], 500)
     report = audit(log, objects)
-    assert [(f.code, f.key, f.leaf, f.seq) for f in report.findings] == [(Code.REPLICA_CORRUPT, keys[0], leaf, 1)]
+    assert [(f.code, f.key, f.leaf, f.seq) for f in report.findings] == [
+        (Code.REPLICA_CORRUPT, keys[0], leaf, 1)
+    ]
     del objects[keys[0]]
     report = audit(log, objects)
-    assert [(f.code, f.key, f.leaf, f.seq) for f in report.findings] == [(Code.REPLICA_MISSING, keys[0], leaf, 1)]
+    assert [(f.code, f.key, f.leaf, f.seq) for f in report.findings] == [
+        (Code.REPLICA_MISSING, keys[0], leaf, 1)
+    ]
     del objects[keys[1]]
     report = audit(log, objects)
     assert [(f.code, f.leaf) for f in report.findings] == [(Code.UNEXPLAINED_LOSS, leaf)]
@@ -414,7 +420,10 @@ def test_signature_and_link():
     assert [(f.code, f.seq) for f in audit(log).findings] == [(Code.SIGNATURE_INVALID, 1)]
     agent.idle()
     log.publish()
-    assert [(f.code, f.seq) for f in audit(log).findings] == [(Code.SIGNATURE_INVALID, 1), (Code.LINK_BROKEN, 2)]
+    assert [(f.code, f.seq) for f in audit(log).findings] == [
+        (Code.SIGNATURE_INVALID, 1),
+        (Code.LINK_BROKEN, 2),
+    ]
 
 
 def test_bad_genesis():
@@ -595,7 +604,9 @@ def test_contents_that_the_header_does_not_commit_to():
 
 
 def test_wrong_log_keys(log):
-    assert codes(audit_region(MemoryRegion(log.objects), "acme", LogBuilder(5).keys)) == ["checkpoint_invalid"]
+    assert codes(audit_region(MemoryRegion(log.objects), "acme", LogBuilder(5).keys)) == [
+        "checkpoint_invalid"
+    ]
 
 
 # ---------------------------------------------------------------- the whole region, byte by byte

@@ -139,7 +139,9 @@ def test_export_of_a_selection(site, capfd):
     options = ("--agent", "web-1", "--stream", "app", "--path", "/var/log/app.log")
     code, out, _ = call(capfd, "export", *READER, "--output", "out", *options)
     assert code == 0 and "verified: 1 files" in out
-    assert [path for path in (site / "out").rglob("*") if path.is_file()] == [site / "out/web-1/var/log/app.log"]
+    assert [path for path in (site / "out").rglob("*") if path.is_file()] == [
+        site / "out/web-1/var/log/app.log"
+    ]
 
 
 def test_export_with_a_damaged_pack_writes_only_what_is_proven(site, made, capfd):
@@ -158,7 +160,9 @@ def test_export_reports_holes(site, made, capfd):
     leaf = made.agents["web-1"].blocks[2]
     body = data.index(leaf.entry) + len(leaf.entry) + 4
     pack.write_bytes(data[:body] + b"\0" + data[body + 1 :])
-    code, value = call_json(capfd, "export", *READER, "--output", "out", "--agent", "web-1", "--stream", "app")
+    code, value = call_json(
+        capfd, "export", *READER, "--output", "out", "--agent", "web-1", "--stream", "app"
+    )
     assert code == 2
     (item,) = value["files"]
     assert item["holes"] == [{"offset": 0, "bytes": SPLIT}]
@@ -240,7 +244,9 @@ def test_prove_and_verify(site, made, capfd):
     code, value = call_json(capfd, "verify", "b.zip", "--vkey", "@vkeys", "--genesis", value["chain"])
     assert code == 0 and value["genesis_pinned"] and value["verdict"] == "verified"
     assert value["blocks"][0]["statement"]["seq"] == 2
-    code, *_ = call(capfd, "prove", *READER, "--chain", value["chain"], "--seq", "0", "--output", "c.zip", "--lineage")
+    code, *_ = call(
+        capfd, "prove", *READER, "--chain", value["chain"], "--seq", "0", "--output", "c.zip", "--lineage"
+    )
     assert code == 0
     code, out, _ = call(capfd, "verify", "c.zip", "--vkey", "@vkeys")
     assert code == 0 and "names agent 'web-1'" in out
@@ -287,7 +293,9 @@ def test_wrong_usage(site, made, capfd):
     assert call(capfd, "verify", "there", "--vkey", "@mixed")[0] == 64
     assert call(capfd, "verify", "there", "--vkey", "@vkeys", "--policy", "there")[0] == 78
     for region in ("nowhere", "ftp://x/y"):
-        code = call(capfd, "prove", *READER, "--region", region, "--agent", "a", "--seq", "1", "--output", "z")[0]
+        code = call(
+            capfd, "prove", *READER, "--region", region, "--agent", "a", "--seq", "1", "--output", "z"
+        )[0]
         assert code in (64, 78)
     assert call(capfd, "nonsense")[0] == 64
     assert call(capfd, "--version")[1].startswith("duramen")
@@ -307,7 +315,12 @@ def test_region_without_checkpoint(site, capfd):
 
 def test_fsck_and_checkpoint(site, made, capfd):
     code, value = call_json(capfd, "log", "fsck", "region/acme", "--vkey", "@vkeys")
-    assert (code, value["verdict"], value["entries"], value["statements"]) == (0, "verified", made.size, made.size)
+    assert (code, value["verdict"], value["entries"], value["statements"]) == (
+        0,
+        "verified",
+        made.size,
+        made.size,
+    )
     code, out, _ = call(capfd, "log", "fsck", f"file://{site}/region/acme", "--vkey", "@vkeys")
     assert code == 0 and "the log is whole" in out
     code, value = call_json(capfd, "log", "checkpoint", "region/acme", "--vkey", "@vkeys")
@@ -347,7 +360,10 @@ def test_fsck_of_another_software_s_log(site, capfd, kind):
         vkey = VerifierKey("other.example/log", kind, mldsa44_public_from_seed(bytes([1] * 32)))
         line = cosign(checkpoint, "other.example/log", kind, bytes([1] * 32), 1)
     files = {"checkpoint": Note(checkpoint.text(), (line,)).encode()}
-    for path, data in {**grow(0, {}, [leaf_hash(item) for item in entries]), **grow_entries(0, {}, entries)}.items():
+    for path, data in {
+        **grow(0, {}, [leaf_hash(item) for item in entries]),
+        **grow_entries(0, {}, entries),
+    }.items():
         files[path.path()] = data
     for name, data in files.items():
         (site / "other" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,9 @@ def test_bundle_proves_its_blocks(log, whole):
     assert [item.block.header.seq for item in report.blocks] == [2, 3]
     raw = [raw for item in report.blocks for _, _, raw in item.payload.runs]
     assert raw == [b"GET /0/0\nGET /0/1\nGET /0/2\n", b"GET /1/0\nGET /1/1\nGET /1/2\n"]
-    assert [run.path for item in report.blocks for run, _, _ in item.payload.runs] == [b"/var/log/access.log"] * 2
+    assert [run.path for item in report.blocks for run, _, _ in item.payload.runs] == [
+        b"/var/log/access.log"
+    ] * 2
     assert report.is_whole_lineage is whole and not report.is_genesis_pinned
     assert any("--genesis" in line for line in report.not_proven)
     assert any("descend" in line for line in report.not_proven) is not whole
@@ -144,7 +146,14 @@ def test_bytes_around_an_archive_are_refused(log):
             parse_archive(changed)
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,9}(/[a-z0-9]{1,3})?", fullmatch=True), st.binary(max_size=50), min_size=1, max_size=8))
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z0-9][a-z0-9._-]{0,9}(/[a-z0-9]{1,3})?", fullmatch=True),
+        st.binary(max_size=50),
+        min_size=1,
+        max_size=8,
+    )
+)
 def test_archive_round_trip(files):
     data = encode_archive(files)
     assert parse_archive(data) == files

@@ -84,13 +84,17 @@ def export(
     tenant: TenantOption,
     vkey: VkeyOption,
     key: KeyOption,
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="An empty directory, or one to make.")],
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="An empty directory, or one to make.")
+    ],
     agent: Annotated[str | None, typer.Option("--agent", help="Only this agent's files.")] = None,
     stream: Annotated[str | None, typer.Option("--stream", help="Only this stream.")] = None,
     path: Annotated[str | None, typer.Option("--path", help="Only the file that had this path.")] = None,
     evidence: Annotated[
         Path | None,
-        typer.Option("--evidence", metavar="FILE", help="Also make an evidence bundle of the agent's whole chain."),
+        typer.Option(
+            "--evidence", metavar="FILE", help="Also make an evidence bundle of the agent's whole chain."
+        ),
     ] = None,
     policy: PolicyOption = None,
     passphrase_file: PassphraseOption = None,

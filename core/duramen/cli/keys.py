@@ -38,7 +38,9 @@ def new(
     private, public = output / f"{name}.key", output / f"{name}.pub"
     key = ReaderKey(random.draw(32))
     if not keyfile.is_reader_name(name):
-        raise UsageError(f"{name!r} is not a name for a reader: 1 to 128 of A-Z, a-z, 0-9, '@', '.', '_' and '-'")
+        raise UsageError(
+            f"{name!r} is not a name for a reader: 1 to 128 of A-Z, a-z, 0-9, '@', '.', '_' and '-'"
+        )
     line = keyfile.NamedRecipient(name, key.recipient).encode()
     for path in (private, public):
         if path.exists():
@@ -81,7 +83,8 @@ def show(
         except FormatError as error:
             raise ConfigurationError(f"{file}: {error}") from error
     value: list[Json] = [
-        {"name": item.name, "key": item.recipient.key_hash.hex(), "recipient": item.encode()} for item in named
+        {"name": item.name, "key": item.recipient.key_hash.hex(), "recipient": item.encode()}
+        for item in named
     ]
     if json:
         print_json(value)

@@ -46,12 +46,17 @@ def prove(
     tenant: TenantOption,
     vkey: VkeyOption,
     key: KeyOption,
-    seq: Annotated[str, typer.Option("--seq", metavar="N[-M]", help="Which blocks of the chain to disclose.")],
+    seq: Annotated[
+        str, typer.Option("--seq", metavar="N[-M]", help="Which blocks of the chain to disclose.")
+    ],
     output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The bundle to write.")],
     agent: Annotated[str | None, typer.Option("--agent", help="The agent; its last chain is meant.")] = None,
     chain: Annotated[str | None, typer.Option("--chain", help="The chain, 64 hex digits.")] = None,
     lineage: Annotated[
-        bool, typer.Option("--lineage", help="Put in every statement from the genesis on, not just the one before.")
+        bool,
+        typer.Option(
+            "--lineage", help="Put in every statement from the genesis on, not just the one before."
+        ),
     ] = False,
     policy: PolicyOption = None,
     passphrase_file: PassphraseOption = None,
@@ -71,7 +76,9 @@ def prove(
     data = build_evidence(pinned, tenant, keys, request, reader_key)
     write_bundle(output, data)
     if json:
-        print_json({"bundle": str(output), "bytes": len(data), "chain": identity.hex(), "first": first, "last": last})
+        print_json(
+            {"bundle": str(output), "bytes": len(data), "chain": identity.hex(), "first": first, "last": last}
+        )
     else:
         typer.echo(f"{output}: blocks {first} to {last} of chain {identity.hex()}, {len(data)} bytes")
 
@@ -83,7 +90,9 @@ def verify(
         str | None, typer.Option("--genesis", metavar="HASH", help="The hash of the genesis that you expect.")
     ] = None,
     policy: PolicyOption = None,
-    show: Annotated[bool, typer.Option("--show", help="Print the lines themselves, and nothing else.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the lines themselves, and nothing else.")
+    ] = False,
     json: JsonOption = False,
 ) -> int:
     """Verify an evidence bundle; needs nothing but the bundle and the log's keys."""
