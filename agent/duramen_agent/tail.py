@@ -28,12 +28,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from duramen.ports import Disk, FileStat
 from duramen_agent.agentstatus import SourceStatus
+from duramen_agent.batch import Batch, Ending
 from duramen_agent.event import AgentEvent, EventKind, readable
 from duramen_agent.generation import Chunk, Generation, Outcome
 from duramen_agent.position import Position
@@ -45,30 +46,6 @@ QUIET_NS: Final = 30 * 10**9
 DISCOVERY_SPACING_NS: Final = 100 * 10**6
 """Reported changes start at most one discovery in this time."""
 NO_FILE_YET: Final = "no file matches yet"
-CHUNKS_MAX: Final = 4096
-"""Runs in one round: their manifest lines stay well below the limit of a manifest."""
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one round found for one shred group and class: it becomes one block, or only deletes positions.
-
-    Events about files are sealed with their files' records, in the same block: so an ending and its event
-    are one step.
-    """
-
-    slot: Slot
-    chunks: list[Chunk] = field(default_factory=list)
-    events: list[AgentEvent] = field(default_factory=list)
-    generations: dict[int, Generation] = field(default_factory=dict)
-    """Those whose positions move."""
-    gone: list[Position] = field(default_factory=list)
-    """Those that ended."""
-
-    @property
-    def positions(self) -> list[Position]:
-        """What becomes durable with the block."""
-        return [*(item.position() for item in self.generations.values()), *self.gone]
 
 
 class Tailer:
@@ -94,7 +71,7 @@ class Tailer:
         """What the patterns matched at the last discovery."""
         self._ready: dict[int, Generation] = {}
         self._open: dict[int, Generation] = {}
-        self._ending: dict[Slot, Batch] = {}
+        self._endings: deque[Ending] = deque()
         self._waiting: dict[tuple[int, bytes], str] = {}
         self._expected: set[int] = set()
         """Rotated files at whose end there was nothing left to read when they were looked at last."""
@@ -142,7 +119,6 @@ class Tailer:
 
     def discover(self, now: Moment) -> None:
         """One discovery round."""
-        first = self._last_discovery_ns is None
         self._last_discovery_ns, self._discovery_due = now.monotonic_ns, False
         names = self._matched = self._expand()
         seen: dict[tuple[int, int], bytes] = {}
@@ -159,7 +135,7 @@ class Tailer:
         self._search(missing, now)
         self._by_name = {item.name: item for item in self._by_identity.values() if item.name is not None}
         for generation in list(self._by_identity.values()):
-            self._settle(generation, now, first=first)
+            self._settle(generation, now)
 
     def _expand(self) -> dict[bytes, tuple[FileStat, Source]]:
         """Every file that a pattern matches, for the first source that wants it."""
@@ -216,7 +192,13 @@ class Tailer:
             try:
                 self._search_one(generation, listed, now)
             except OSError as error:  # nothing can be concluded from what cannot be looked at
-                generation.problem = _reason(error)
+                self._unseen(generation, _reason(error))
+
+    def _unseen(self, generation: Generation, problem: str) -> None:
+        """The name cannot be looked at; what is open is read all the same."""
+        generation.problem = problem
+        if generation.file is not None:
+            self._ready[generation.number] = generation
 
     def _search_one(
         self,
@@ -238,7 +220,7 @@ class Tailer:
         self._found(generation, at, stat, now)
 
     def _recognises(self, generation: Generation, path: bytes) -> bool:
-        """Whether ``path`` is the generation's file, and not another one under its inode. May raise OSError."""
+        """Whether ``path`` is the generation's file, not another one under its inode. May raise OSError."""
         if generation.file is not None:
             return True
         try:
@@ -271,13 +253,13 @@ class Tailer:
         """
         directory = self._stat(os.path.dirname(generation.path) or b"/")  # noqa: PTH120  # pathlib does not take bytes
         if directory is None or directory.device != generation.device or not listing:
-            generation.problem = "its directory cannot be listed, or is not mounted"
+            self._unseen(generation, "its directory cannot be listed, or is not mounted")
             return
         if generation.name is not None:
             generation.quiet_since_ns = now.monotonic_ns
         generation.name, generation.problem = None, None
 
-    def _settle(self, generation: Generation, now: Moment, *, first: bool) -> None:
+    def _settle(self, generation: Generation, now: Moment) -> None:
         """Open what may be needed, and end what is over."""
         if generation.name is None and generation.problem is None:
             if generation.file is None:
@@ -285,7 +267,7 @@ class Tailer:
                 return
             self._ready[generation.number] = generation  # its growth is reported by nobody
         elif generation.name is not None and generation.file is None and len(self._open) < self._max_open:
-            self._reopen(generation, now, first=first)
+            self._reopen(generation, now)
 
     def _vanish(self, generation: Generation, now: Moment) -> None:
         if generation.number in self._expected:  # the last of its rotations, long read to its end
@@ -306,12 +288,8 @@ class Tailer:
 
     def _end(self, generation: Generation, event: AgentEvent | None, chunks: Sequence[Chunk] = ()) -> None:
         """Forget a generation; what is to be sealed about it goes with the next round."""
-        slot = generation.source.slot
-        batch = self._ending.setdefault(slot, Batch(slot))
-        batch.chunks.extend(chunks)
-        batch.gone.append(generation.position(gone=True))
-        if event is not None:
-            batch.events.append(event)
+        position = generation.position(gone=True)
+        self._endings.append(Ending(generation.source.slot, chunks, event, position))
         generation.close()
         self._open.pop(generation.number, None)
         self._ready.pop(generation.number, None)
@@ -322,7 +300,7 @@ class Tailer:
 
     # Descriptors
 
-    def _reopen(self, generation: Generation, now: Moment, *, first: bool = False) -> bool:
+    def _reopen(self, generation: Generation, now: Moment) -> bool:
         """Open the file under its name, if it is the one that was read before.
 
         Otherwise another generation begins.
@@ -349,7 +327,7 @@ class Tailer:
         generation.problem = None
         self._open[generation.number] = generation
         if not same:
-            self._replace(generation, stat, now, first=first)
+            self._replace(generation, stat, now, reopened=True)
             return False
         if generation.end < stat.size:
             self._ready[generation.number] = generation
@@ -358,7 +336,11 @@ class Tailer:
     def _make_room(self) -> bool:
         """Close the least recently read idle file that can be found again, if no more may be open."""
         if len(self._open) >= self._max_open:
-            idle = (item for item in self._open.values() if item.name is not None and not item.behind)
+            idle = (
+                item
+                for item in self._open.values()
+                if item.name is not None and not item.behind and item.number not in self._ready
+            )
             victim = next(idle, None)
             if victim is None:
                 return False
@@ -366,25 +348,25 @@ class Tailer:
             del self._open[victim.number]
         return True
 
-    def _replace(self, generation: Generation, stat: FileStat, now: Moment, *, first: bool) -> None:
-        """The file was truncated or rewritten, or another one got its inode.
+    def _replace(self, generation: Generation, stat: FileStat, now: Moment, *, reopened: bool) -> None:
+        """End this generation and begin the next: the file is not what was read before.
 
-        End this generation, begin the next.
+        It was truncated or rewritten; or, if it was ``reopened``, it may be another one under the same inode.
         """
         chunks = generation.salvage(now.wall_ns)
         details = {
             **_names(generation),
             "size_before": generation.size,
             "size_after": stat.size,
-            "detail": "the file was truncated or rewritten"
-            + (" while the agent was not running" if first else "")
-            + "; what was written after the last read and before that cannot be known",
+            "detail": "the file was truncated, rewritten or replaced"
+            + (" while it was not open" if reopened else "")
+            + ": what was written after the last look and before that cannot be known",
         }
         lost = generation.lost_bytes(stat.size)
         file, generation.file = generation.file, None
         self._end(generation, AgentEvent(EventKind.TRUNCATED, now.wall_ns, details, lost), chunks)
-        if generation.name is not None and generation.name not in self._matched:
-            # It was followed out of the patterns: what replaced it there is not to be read.
+        if reopened and generation.name not in self._matched:
+            # It was followed out of the patterns: another file there is not to be read.
             if file is not None:
                 file.close()
             return
@@ -405,11 +387,11 @@ class Tailer:
 
     def ready_slots(self) -> set[Slot]:
         """Where a read round may find something."""
-        return {item.source.slot for item in self._ready.values()} | self._ending.keys()
+        return {item.source.slot for item in self._ready.values()} | self.ending_slots()
 
     def ending_slots(self) -> set[Slot]:
-        """Where a file ended: its events do not wait."""
-        return {slot for slot, batch in self._ending.items() if batch.chunks or batch.events}
+        """Where a file ended: what is to be said about it does not wait."""
+        return {ending.slot for ending in self._endings}
 
     def read_round(self, budget_bytes: int, now: Moment, slots: Iterable[Slot]) -> list[Batch]:
         """Read files of ``slots`` in turn, one quantum each, until ``budget_bytes`` or nothing is ready.
@@ -417,35 +399,42 @@ class Tailer:
         Every batch has to be sealed and given to :meth:`commit` before the next round.
         """
         wanted = set(slots)
-        batches = {slot: self._ending.pop(slot) for slot in wanted & self._ending.keys()}
+        batches = {slot: Batch(slot) for slot in wanted}
+        found = self._take_endings(batches, budget_bytes)
         queue = [item for item in self._ready.values() if item.source.slot in wanted]
-        found = chunk_count = 0
-        while queue and found < budget_bytes and chunk_count < CHUNKS_MAX:
+        queue.sort(key=lambda item: item.file is None)  # those that are open make room for the others
+        while queue and found < budget_bytes:
             again = []
             for index, generation in enumerate(queue):
-                if found >= budget_bytes or chunk_count >= CHUNKS_MAX:
+                if found >= budget_bytes:
                     again.extend(queue[index:])
                     break
-                self._ready.pop(generation.number, None)
                 chunks, more = self._read(generation, now)
                 if chunks:
-                    slot = generation.source.slot
-                    batch = batches.setdefault(slot, Batch(slot))
-                    batch.chunks.extend(chunks)
-                    batch.generations[generation.number] = generation
-                    found += sum(len(chunk.raw) for chunk in chunks)
-                    chunk_count += len(chunks)
+                    found += batches[generation.source.slot].add(generation, chunks)
                 if more:
                     self._ready[generation.number] = generation
                     again.append(generation)
             queue = again
-        for slot in wanted & self._ending.keys():  # files that ended during this round
-            _merge(batches.setdefault(slot, Batch(slot)), self._ending.pop(slot))
-        return list(batches.values())
+        return [item for item in batches.values() if item.chunks or item.events or item.gone]
+
+    def _take_endings(self, batches: Mapping[Slot, Batch], budget_bytes: int) -> int:
+        found = 0
+        waiting: deque[Ending] = deque()
+        while self._endings and found < budget_bytes:
+            ending = self._endings.popleft()
+            if ending.slot in batches:
+                found += batches[ending.slot].end(ending)
+            else:
+                waiting.append(ending)
+        self._endings.extendleft(reversed(waiting))
+        return found
 
     def _read(self, generation: Generation, now: Moment) -> tuple[list[Chunk], bool]:
         """Read once; whether to come back in this round."""
-        if generation.file is None and not self._reopen(generation, now):
+        opened = generation.file is not None or self._reopen(generation, now)
+        self._ready.pop(generation.number, None)
+        if not opened:
             return [], False
         self._open[generation.number] = self._open.pop(generation.number)  # most recently read last
         over = self._is_over(generation, now)
@@ -471,7 +460,7 @@ class Tailer:
         except OSError:
             stat = None
         if stat is not None:
-            self._replace(generation, stat, now, first=False)
+            self._replace(generation, stat, now, reopened=False)
 
     def _is_over(self, generation: Generation, now: Moment) -> bool:
         return generation.rotated and now.monotonic_ns - generation.quiet_since_ns >= QUIET_NS
@@ -532,12 +521,6 @@ class Tailer:
         for generation in self._by_identity.values():
             generation.close()
         self._open.clear()
-
-
-def _merge(batch: Batch, other: Batch) -> None:
-    batch.chunks.extend(other.chunks)
-    batch.events.extend(other.events)
-    batch.gone.extend(other.gone)
 
 
 def _names(generation: Generation) -> dict[str, str | int]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
+from duramen_agent.step import PathsChanged
 from tests.agent.fake_disk import FakeDisk, Inode
 from tests.agent.rig import SECOND, Host
-from duramen_agent.step import PathsChanged
 
 
 @dataclass
@@ -68,6 +68,10 @@ class World:
             known = self.host.engine._tailer._by_identity.get((1, inode.number))
             if known is None or (known.name != path and self.disk.names.get(known.name) is not inode):
                 self.current[id(inode)].cut_off = True  # renamed out of the patterns before it was seen
+            if not inode.opened and sum(life.inode is inode for life in self.lives) > 1:
+                self.current[
+                    id(inode)
+                ].cut_off = True  # truncated, too, while nobody held it: an event says so
             self.disk.rename(path, target)
             self.changed.add(target)
             if old is not None:
