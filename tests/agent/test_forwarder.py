@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from duramen import api
 from duramen.chain import advance, begin
 from duramen.checkpoint import LogSigner
+from duramen.ed25519 import public_from_seed
 from duramen.errors import StorageError
 from duramen.names import Digest
-from duramen.policy import Policy, PolicyWitness
 from duramen.note import KeyKind, VerifierKey
-from duramen.ed25519 import public_from_seed
+from duramen.policy import Policy, PolicyWitness
 from duramen.receipt import InclusionProof, Receipt
 from duramen_agent.effects import HttpFailure, HttpRequest, HttpResponse
 from duramen_agent.forwarder import REFUSED_RETRY_NS, Forwarder, ForwarderSettings
@@ -41,7 +41,7 @@ class FixedRandom:
 
 
 class World:
-    """One agent and its collectors on a simulated clock; ``fault`` may replace, delay, lose or repeat an answer."""
+    """One agent and its collectors on a simulated clock; ``fault`` replaces, delays, loses or repeats answers."""
 
     def __init__(self, *, collectors: tuple[str, ...] = (A,), page: int = 1024, **settings) -> None:
         self.now = 1000 * NS
@@ -231,6 +231,7 @@ def test_a_block_that_is_too_large_alone_is_named_and_not_spun_on():
     assert world.chain.state.seq == 2
     assert "too_large: block 3 " in world.status.critical
     assert world.paths().count("POST blocks") < 30
+    assert world.paths().count("POST heartbeat") > 50  # stuck is not silent
     world.server.max_bytes = 1 << 20
     world.run(120)
     assert world.chain.state == world.writer.state
@@ -279,14 +280,60 @@ def test_envelopes_that_nobody_has_are_a_finding():
     assert world.paths().count("POST blocks") < 10
 
 
-def test_envelope_missing_as_a_conflict_uploads_again():
+def test_envelopes_that_conflict_are_a_finding():
+    world = World()
+    world.writer.keys()
+    world.instead = lambda request: problem(409, "conflict", "others") if request.method == "PUT" else None
+    world.forwarder.on_sealed()
+    world.run(300)
+    assert world.status.critical.startswith("conflict: the envelopes of ")
+    assert world.paths().count("PUT envelopes") < 8
+    world.instead = lambda _: None
+    world.run(120)
+    assert world.chain.state == world.writer.state
+    assert world.status.critical is None
+
+
+def test_a_heartbeat_that_was_overtaken_changes_nothing():
+    world = World()
+    world.writer.keys()
+    world.seal(b"one")
+    world.run(1)
+    overtaken = problem(409, "replay", "here", accepted_seq=1, head=Digest(bytes(32)))
+    world.instead = lambda request: overtaken if "heartbeat" in request.path else None
+    world.seal(b"two")
+    world.log.clear()
+    world.run(30)
+    assert "GET head" not in world.paths()
+    assert world.status.last_error is None
+    assert world.chain.state == world.writer.state
+
+
+def test_a_heartbeat_that_finds_blocks_nobody_sent_shows_the_rollback():
+    world = World()
+    world.writer.keys()
+    world.seal(b"one")
+    world.run(1)
+    ahead = World()
+    ahead.servers, ahead.server = world.servers, world.server
+    ahead.writer.keys()
+    ahead.seal(b"one", b"two")
+    ahead.start()
+    ahead.run(1)
+    beyond = problem(409, "replay", "here", accepted_seq=3, head=Digest(bytes(32)))
+    world.instead = lambda request: beyond if "heartbeat" in request.path else None
+    world.run(30)
+    assert world.status.critical.startswith("rollback: ")
+
+
+def test_envelope_missing_as_a_conflict_is_retried():
     world = World()
     world.writer.keys()
     world.seal(b"one")
     answers = iter([problem(409, "envelope_missing", "send them")])
     world.instead = lambda request: next(answers, None) if "blocks" in request.path else None
     world.run(5)
-    assert world.paths().count("PUT envelopes") == 2
+    assert world.paths().count("PUT envelopes") == 2  # in a session of its own
     assert world.status.accepted_seq == 2
 
 
@@ -690,8 +737,8 @@ def _forge(receipt: Receipt, how: str) -> Receipt:
 @pytest.mark.parametrize(
     "how",
     [
-        "checkpoint signature", "checkpoint size", "old size", "consistency", "first", "index", "hash", "fewer hashes",
-        "order", "nothing", "too many",
+        "checkpoint signature", "checkpoint size", "old size", "consistency", "first", "index", "hash",
+        "fewer hashes", "order", "nothing", "too many",
     ],
 )  # fmt: skip
 def test_no_forged_receipt_lets_go_of_a_block(how, second):

@@ -1,4 +1,4 @@
-"""The main loop and the command line in this process; what needs a process of its own is in test_processes."""
+"""The main loop and the command line in this process; test_processes has what needs one of its own."""
 
 from __future__ import annotations
 
