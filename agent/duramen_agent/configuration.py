@@ -116,6 +116,9 @@ class SourceConfiguration(_Section):
     """Files that become one stream."""
 
     stream: Name = Field(description="Name under which the lines are found again.")
+    journald: Annotated[None, _unsupported("reading the journal")] = Field(
+        default=None, description="Not supported in this release."
+    )
     paths: tuple[AbsolutePath, ...] = Field(
         min_length=1, max_length=1024, description="Shell patterns; ** crosses directories."
     )
@@ -127,9 +130,6 @@ class SourceConfiguration(_Section):
     )
     shred_group: Name = Field(default="default", description="What can be erased together.")
     retention_class: int = Field(default=0, ge=0, le=255, strict=True, description="The collector's class.")
-    journald: Annotated[None, _unsupported("reading the journal")] = Field(
-        default=None, description="Not supported in this release."
-    )
 
     @field_validator("labels")
     @classmethod
@@ -241,7 +241,7 @@ def parse_configuration(text: bytes, environ: Mapping[str, str], path: str) -> A
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without duplicate keys, and without YAML 1.1's base-60 integers and dates: 10:30 stays text."""
+    """Safe YAML whose keys are text, each there once."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:

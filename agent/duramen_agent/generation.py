@@ -109,6 +109,7 @@ class Generation:
         "_sealed_position",
         "_verified_size",
         "device",
+        "end",
         "file",
         "inode",
         "modified_ns",
@@ -138,6 +139,8 @@ class Generation:
         self.problem: str | None = None
         self.taken = position.offset
         """Everything before it is sealed or on its way."""
+        self.end = position.offset
+        """Everything before it has been read once, if only to find an unfinished line."""
         self._pending = b""
         self._key = fingerprint_key
         self._head_size = position.head_size
@@ -147,19 +150,14 @@ class Generation:
         self._verified_size = position.offset
 
     @property
-    def end(self) -> int:
-        """Everything before it has been read."""
-        return self.taken + len(self._pending)
-
-    @property
     def sealed(self) -> int:
         """Everything before it is sealed."""
         return self._sealed_position.offset
 
     @property
-    def pending(self) -> int:
-        """Bytes read of a line that is not finished."""
-        return len(self._pending)
+    def unfinished(self) -> bool:
+        """Whether a line was read that had no end."""
+        return self.end > self.taken
 
     @property
     def behind(self) -> int:
@@ -231,6 +229,7 @@ class Generation:
             return [], Outcome.REPLACED
         self.size = self._verified_size = max(self.size, stat.size)
         self._pending = buffer
+        self.end = self.taken + len(buffer)
         ended = len(data) < QUANTUM_BYTES
         return list(self._cut(read_ns, final=final and ended)), Outcome.END if ended else Outcome.MORE
 
@@ -239,9 +238,9 @@ class Generation:
         return list(self._cut(read_ns, final=True))
 
     def lost_bytes(self, size_after: int) -> int:
-        """How many bytes are known to have been lost when the file was found replaced by one of ``size_after``.
+        """How many bytes are known to be lost, now that the file was found replaced by one of ``size_after``.
 
-        A size that was seen by name alone may be the replacement's; it counts only if the replacement is shorter.
+        A size that was seen by name alone may be the replacement's: it counts if the replacement is shorter.
         """
         known = self.size if size_after < self.size else self._verified_size
         return max(0, known - self.taken)

@@ -142,7 +142,6 @@ class Tailer:
 
     def discover(self, now: Moment) -> None:
         """One discovery round."""
-        first = self._last_discovery_ns is None
         self._last_discovery_ns, self._discovery_due = now.monotonic_ns, False
         names = self._matched = self._expand()
         seen: dict[tuple[int, int], bytes] = {}
@@ -159,7 +158,7 @@ class Tailer:
         self._search(missing, now)
         self._by_name = {item.name: item for item in self._by_identity.values() if item.name is not None}
         for generation in list(self._by_identity.values()):
-            self._settle(generation, now, first=first)
+            self._settle(generation, now)
 
     def _expand(self) -> dict[bytes, tuple[FileStat, Source]]:
         """Every file that a pattern matches, for the first source that wants it."""
@@ -204,7 +203,7 @@ class Tailer:
         generation.name = path
         changed = generation.observe(stat, now.monotonic_ns) or generation.problem is not None
         generation.problem = None
-        if changed or (generation.pending and self._is_over(generation, now)):
+        if changed or (generation.unfinished and self._is_over(generation, now)):
             self._ready[generation.number] = generation
         idle = self._is_over(generation, now) and generation.end == stat.size
         (self._expected.add if idle else self._expected.discard)(generation.number)
@@ -213,29 +212,38 @@ class Tailer:
         """Look for files that no pattern matches any more: by the name they had, or beside it."""
         listed: dict[bytes, dict[tuple[int, int], tuple[bytes, FileStat]]] = {}
         for generation in missing:
-            at = generation.name or generation.path
-            stat = self._stat(at)
-            if stat is None or (stat.device, stat.inode) != generation.identity:
-                directory = beside(at)
-                if directory not in listed:
-                    listed[directory] = dict(self._listing(directory))
-                hit = listed[directory].get(generation.identity)
-                if hit is None or not self._recognises(generation, hit[0]):
-                    self._lost_sight(generation, listed[directory], now)
-                    continue
-                at, stat = hit
-            self._found(generation, at, stat, now)
+            try:
+                self._search_one(generation, listed, now)
+            except OSError as error:  # nothing can be concluded from what cannot be looked at
+                generation.problem = _reason(error)
+
+    def _search_one(
+        self,
+        generation: Generation,
+        listed: dict[bytes, dict[tuple[int, int], tuple[bytes, FileStat]]],
+        now: Moment,
+    ) -> None:
+        at = generation.name or generation.path
+        stat = self._stat(at)
+        if stat is None or (stat.device, stat.inode) != generation.identity:
+            directory = beside(at)
+            if directory not in listed:
+                listed[directory] = dict(self._listing(directory))
+            hit = listed[directory].get(generation.identity)
+            if hit is None or not self._recognises(generation, hit[0]):
+                self._lost_sight(generation, listed[directory], now)
+                return
+            at, stat = hit
+        self._found(generation, at, stat, now)
 
     def _recognises(self, generation: Generation, path: bytes) -> bool:
-        """Whether ``path``, which no pattern matches, is the generation's file and not another one under its inode."""
+        """Whether ``path`` is the generation's file, not another one under its inode. May raise OSError."""
         if generation.file is not None:
             return True
         try:
             generation.file = self._disk.open(path)
             stat = generation.file.stat()
             same = (stat.device, stat.inode) == generation.identity and generation.is_same(stat)
-        except OSError:
-            return True  # not to be judged now
         finally:
             generation.close()
         return same
@@ -247,9 +255,10 @@ class Tailer:
                 yield (stat.device, stat.inode), (path, stat)
 
     def _stat(self, path: bytes) -> FileStat | None:
+        """None where there is nothing; raises OSError where that cannot be known."""
         try:
             return self._disk.stat(path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def _lost_sight(
@@ -267,7 +276,7 @@ class Tailer:
             generation.quiet_since_ns = now.monotonic_ns
         generation.name, generation.problem = None, None
 
-    def _settle(self, generation: Generation, now: Moment, *, first: bool) -> None:
+    def _settle(self, generation: Generation, now: Moment) -> None:
         """Open what may be needed, and end what is over."""
         if generation.name is None and generation.problem is None:
             if generation.file is None:
@@ -275,7 +284,7 @@ class Tailer:
                 return
             self._ready[generation.number] = generation  # its growth is reported by nobody
         elif generation.name is not None and generation.file is None and len(self._open) < self._max_open:
-            self._reopen(generation, now, first=first)
+            self._reopen(generation, now)
 
     def _vanish(self, generation: Generation, now: Moment) -> None:
         if generation.number in self._expected:  # the last of its rotations, long read to its end
@@ -312,7 +321,7 @@ class Tailer:
 
     # Descriptors
 
-    def _reopen(self, generation: Generation, now: Moment, *, first: bool = False) -> bool:
+    def _reopen(self, generation: Generation, now: Moment) -> bool:
         """Open the file under its name, if it is the one that was read before.
 
         Otherwise another generation begins.
@@ -339,7 +348,7 @@ class Tailer:
         generation.problem = None
         self._open[generation.number] = generation
         if not same:
-            self._replace(generation, stat, now, first=first)
+            self._replace(generation, stat, now, reopened=True)
             return False
         if generation.end < stat.size:
             self._ready[generation.number] = generation
@@ -348,7 +357,11 @@ class Tailer:
     def _make_room(self) -> bool:
         """Close the least recently read idle file that can be found again, if no more may be open."""
         if len(self._open) >= self._max_open:
-            idle = (item for item in self._open.values() if item.name is not None and not item.behind)
+            idle = (
+                item
+                for item in self._open.values()
+                if item.name is not None and not item.behind and item.number not in self._ready
+            )
             victim = next(idle, None)
             if victim is None:
                 return False
@@ -356,26 +369,25 @@ class Tailer:
             del self._open[victim.number]
         return True
 
-    def _replace(self, generation: Generation, stat: FileStat, now: Moment, *, first: bool) -> None:
-        """The file was truncated or rewritten, or another one got its inode.
+    def _replace(self, generation: Generation, stat: FileStat, now: Moment, *, reopened: bool) -> None:
+        """End this generation and begin the next: the file is not what was read before.
 
-        End this generation, begin the next.
+        It was truncated or rewritten; or, if it was ``reopened``, it may be another one under the same inode.
         """
         chunks = generation.salvage(now.wall_ns)
         details = {
             **_names(generation),
             "size_before": generation.size,
             "size_after": stat.size,
-            "detail": "the file was truncated or rewritten"
-            + (" while the agent was not running" if first else "")
-            + "; what was written after the last read and before that cannot be known",
+            "detail": "the file was truncated, rewritten or replaced"
+            + (" while it was not open" if reopened else "")
+            + ": what was written after the last look and before that cannot be known",
         }
         lost = generation.lost_bytes(stat.size)
         file, generation.file = generation.file, None
         self._end(generation, AgentEvent(EventKind.TRUNCATED, now.wall_ns, details, lost), chunks)
-        if (
-            generation.name not in self._matched
-        ):  # it was followed out of the patterns: what replaced it is not ours
+        if reopened and generation.name not in self._matched:
+            # It was followed out of the patterns: another file there is not to be read.
             if file is not None:
                 file.close()
             return
@@ -410,6 +422,7 @@ class Tailer:
         wanted = set(slots)
         batches = {slot: self._ending.pop(slot) for slot in wanted & self._ending.keys()}
         queue = [item for item in self._ready.values() if item.source.slot in wanted]
+        queue.sort(key=lambda item: item.file is None)  # those that are open make room for the others
         found = chunk_count = 0
         while queue and found < budget_bytes and chunk_count < CHUNKS_MAX:
             again = []
@@ -462,7 +475,7 @@ class Tailer:
         except OSError:
             stat = None
         if stat is not None:
-            self._replace(generation, stat, now, first=False)
+            self._replace(generation, stat, now, reopened=False)
 
     def _is_over(self, generation: Generation, now: Moment) -> bool:
         return generation.rotated and now.monotonic_ns - generation.quiet_since_ns >= QUIET_NS

@@ -1,9 +1,9 @@
 """The collector's tables, in SQLAlchemy Core: the same on SQLite and PostgreSQL.
 
-What lies where: ``landing`` holds accepted statements with their bodies until they are published; then the regions are the
-truth, and the database keeps what answering needs (``entries``, ``tiles``, ``checkpoints``), all of which a region
-can give back. ``sequencing`` and ``signed`` are what PROTOCOL.md wants remembered. Digests are 32 raw bytes;
-times are Unix ns; sizes are bytes.
+What lies where: ``landing`` holds accepted statements with their bodies until they are published; then the
+regions are the truth, and the database keeps what answering needs (``entries``, ``tiles``,
+``checkpoints``), all of which a region can give back. ``sequencing`` and ``signed`` are what PROTOCOL.md
+wants remembered. Digests are 32 raw bytes; times are Unix ns; sizes are bytes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ tokens: Final = Table(
     "tokens",
     metadata,
     Column("token_id", String(32), primary_key=True),
-    Column("digest", LargeBinary(32), nullable=False, unique=True),  # HMAC-SHA-256 of the token under the pepper
+    Column(
+        "digest", LargeBinary(32), nullable=False, unique=True
+    ),  # HMAC-SHA-256 of the token under the pepper
     Column("tenant", String(63), nullable=True),  # NULL: every tenant
     Column("role", String(16), nullable=False),  # viewer, auditor, operator, admin
     Column("created_ns", BigInteger, nullable=False),
@@ -62,7 +64,9 @@ tokens: Final = Table(
 enrolments: Final = Table(
     "enrolments",
     metadata,
-    Column("digest", LargeBinary(32), primary_key=True),  # HMAC-SHA-256 of the one-time token under the pepper
+    Column(
+        "digest", LargeBinary(32), primary_key=True
+    ),  # HMAC-SHA-256 of the one-time token under the pepper
     Column("tenant", String(63), nullable=False),
     Column("agent", String(253), nullable=False),
     Column("expires_ns", BigInteger, nullable=False),
@@ -154,7 +158,9 @@ sequencing: Final = Table(
     "sequencing",
     metadata,
     Column("tenant", String(63), primary_key=True),
-    Column("pack_digest", LargeBinary(32), nullable=False),  # of the last finished pack; zero before the first
+    Column(
+        "pack_digest", LargeBinary(32), nullable=False
+    ),  # of the last finished pack; zero before the first
     Column("size", BigInteger, nullable=False),  # finished size and root
     Column("root", LargeBinary(32), nullable=False),
     Column("pending_pack", LargeBinary, nullable=True),  # bytes fixed before publishing, until finished

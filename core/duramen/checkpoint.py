@@ -182,7 +182,8 @@ def open_foreign_checkpoint(data: bytes, vkeys: Sequence[VerifierKey]) -> Signed
 
     Of the given keys, those named by a signature line must all verify (``checkpoint_invalid`` otherwise).
     The key's name need not be the origin, which C2SP recommends but does not demand: a caller who expects
-    an origin compares it. The timestamp is that of the first cosignature among them, or 0.
+    an origin compares it. The timestamp is that of the first cosignature among them, or 0. Extension lines
+    are signed by the Ed25519 kinds only: where a key of kind 6 alone has signed, anybody may have added them.
     """
     note = parse_note(data)
     checkpoint = parse_checkpoint_text(note.text, allow_extensions=True)

@@ -8,7 +8,8 @@ Authority runs from the top: the checkpoint's root proves the tiles of the right
 proves the full tiles below it, a proven level-0 tile proves its bundle. So a wrong tile is named itself,
 and what lies below is not blamed for it: the hashes that a missing or wrong tile should hold are recomputed
 from below, and if they give what was expected they take its place. Only where neighbours in the tree are
-damaged in the same place can it stay open which of them is wrong; then the report says so.
+damaged in the same place can it stay open which of them is wrong; then the report says so,
+and nothing below is taken for proven.
 
 The walk goes from left to right and keeps one tile a level and one bundle in memory; what it recomputes, it
 reads again. The log's key holder decides the size, so the number of defects is bounded: past
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from itertools import product
 from typing import Final, TypeAlias
 
@@ -30,6 +32,8 @@ from duramen.ports import ObjectReader
 from duramen.tiles import TILE_HEIGHT, TILE_WIDTH, TilePath, edge_paths, parse_entries, parse_tile
 
 DEFECTS_MAX: Final = 10_000
+
+_OPEN: Final = "and it stays open which of the two is wrong"
 
 EntryVisitor: TypeAlias = Callable[[int, bytes], None]
 CheckpointOpener: TypeAlias = Callable[[bytes], SignedCheckpoint]
@@ -97,10 +101,10 @@ def check_log(
 ) -> LogReport:
     """Check the whole log below ``prefix`` (which ends in a slash unless it is empty).
 
-    ``open_checkpoint`` verifies the checkpoint's bytes against known keys; its FormatError and
-    IntegrityError become defects. ``on_entry(index, entry)`` is called in ascending order for every entry
-    whose hash is the one that the tree, as far as it could be read by then, has for it. Errors of the
-    reader (StorageError) and of the visitor come through unchanged.
+    ``open_checkpoint`` verifies the checkpoint's bytes against known keys; its FormatError and IntegrityError
+    become defects. ``on_entry(index, entry)`` is called, in ascending order, for every entry the checkpoint
+    proves; where the objects above an entry are too damaged for that, it is not called, and a defect covers
+    the entry. Errors of the reader (StorageError) and of the visitor come through unchanged.
     """
     data = reader.read(prefix + "checkpoint")
     if data is None:
@@ -117,6 +121,17 @@ def check_log(
     except _TooManyDefectsError:
         return LogReport(signed, walk.entries, tuple(walk.defects), is_complete=False)
     return LogReport(signed, walk.entries, tuple(walk.defects), is_complete=True)
+
+
+class _Trust(Enum):
+    """How far what stands above an object vouches for it."""
+
+    PROVEN = auto()
+    """The checkpoint's root leads here, hash by hash."""
+    REFUTED = auto()
+    """The root leads to the tile above, and neither that nor this is what should be there."""
+    OPEN = auto()
+    """Something above could not be proven: all that can be said is whether neighbours agree."""
 
 
 class _TooManyDefectsError(Exception):
@@ -154,10 +169,10 @@ class _Walk:
             )
         for number, path in enumerate(edge):
             if proven is None:
-                self._below(path, stored[number], is_proven=False)
+                self._below(path, stored[number], _Trust.OPEN)
             else:
-                self._compare_tile(path, stored[number], proven[number])
-                self._below(path, proven[number], is_proven=True)
+                self._compare_tile(path, stored[number], proven[number], _Trust.PROVEN)
+                self._below(path, proven[number], _Trust.PROVEN)
 
     def _prove_edge(
         self, edge: Sequence[TilePath], stored: Sequence[list[bytes] | None]
@@ -175,55 +190,59 @@ class _Walk:
         # At most eight tiles, and more than one candidate only where something is damaged.
         return next((choice for choice in product(*candidates) if _edge_root(choice) == root), None)
 
-    def _full_tile(self, path: TilePath, wanted: bytes | None, *, is_proven: bool) -> None:
+    def _full_tile(self, path: TilePath, wanted: bytes | None, trust: _Trust) -> None:
         """Check a full tile, and all below it, against the hash its parent has for it, if that is known."""
         stored = self._load_tile(path)
         if wanted is None:
-            self._below(path, stored, is_proven=False)
+            self._below(path, stored, _Trust.OPEN)
         elif stored is not None and root_of(stored) == wanted:
-            self._below(path, stored, is_proven=is_proven)
+            self._below(path, stored, trust)
         else:
             recomputed = self._recomputed(path, stored)
             right = next((hashes for hashes in recomputed if root_of(hashes) == wanted), None)
-            self._compare_tile(path, stored, right)
-            if right is None:
-                self._below(path, stored, is_proven=False)
+            self._compare_tile(path, stored, right, trust)
+            if right is not None:
+                self._below(path, right, trust)
             else:
-                self._below(path, right, is_proven=is_proven)
+                self._below(path, stored, _Trust.REFUTED if trust is _Trust.PROVEN else _Trust.OPEN)
 
-    def _below(self, path: TilePath, hashes: list[bytes] | None, *, is_proven: bool) -> None:
+    def _below(self, path: TilePath, hashes: list[bytes] | None, trust: _Trust) -> None:
         """Check what is below a tile against the tile's hashes, if they are known."""
         if path.level == 0:
-            self._bundle(path, hashes, is_proven=is_proven)
+            self._bundle(path, hashes, trust)
             return
+        if trust is _Trust.REFUTED:
+            detail = "no entry below this tile can be proven"
+            self._defect(path.path(), _entry_range(path), "tree_mismatch", detail)
+            trust = _Trust.OPEN
         for offset, child in enumerate(_children(path)):
-            self._full_tile(child, None if hashes is None else hashes[offset], is_proven=is_proven)
+            self._full_tile(child, None if hashes is None else hashes[offset], trust)
 
-    def _bundle(self, tile: TilePath, hashes: list[bytes] | None, *, is_proven: bool) -> None:
-        """Check an entry bundle against the hashes of its level-0 tile, and visit its entries."""
+    def _bundle(self, tile: TilePath, hashes: list[bytes] | None, trust: _Trust) -> None:
+        """Check an entry bundle against its level-0 tile's hashes, and visit the entries that are proven."""
         path = TilePath(None, tile.index, tile.width)
         try:
             entries = self._objects.entries(path)
         except _DamagedError as error:
             self._defect(path.path(), _entry_range(path), error.code, error.detail)
             return
+        if trust is _Trust.REFUTED:
+            detail = "the bundle does not give the hash that the tree has for it"
+            self._defect(path.path(), _entry_range(path), "tree_mismatch", detail)
+            return
         first = tile.index * TILE_WIDTH
         wrong = []
         for offset, entry in enumerate(entries):
             if hashes is not None and leaf_hash(entry) != hashes[offset]:
-                wrong.append(offset)
-                continue
-            self.entries += 1
-            if self._on_entry is not None:
-                self._on_entry(first + offset, entry)
+                wrong.append(first + offset)
+            elif trust is _Trust.PROVEN:
+                self.entries += 1
+                if self._on_entry is not None:
+                    self._on_entry(first + offset, entry)
         if wrong:
-            against = "the tree" if is_proven else "the level-0 tile, and it stays open which is wrong"
-            self._defect(
-                path.path(),
-                (first + wrong[0], first + wrong[-1] + 1),
-                "tree_mismatch",
-                f"{len(wrong)} entries of the bundle, from {first + wrong[0]} on, differ from {against}",
-            )
+            against = "the tree" if trust is _Trust.PROVEN else f"the level-0 tile, {_OPEN}"
+            detail = f"{len(wrong)} entries of the bundle, from {wrong[0]} on, differ from {against}"
+            self._defect(path.path(), (wrong[0], wrong[-1] + 1), "tree_mismatch", detail)
 
     def _recomputed(self, path: TilePath, stored: list[bytes] | None) -> Iterator[list[bytes]]:
         """What a tile's hashes may be, recomputed from the objects below it; reports nothing.
@@ -286,17 +305,17 @@ class _Walk:
             self._defect(path.path(), _entry_range(path), error.code, error.detail)
             return None
 
-    def _compare_tile(self, path: TilePath, stored: list[bytes] | None, right: list[bytes] | None) -> None:
+    def _compare_tile(
+        self, path: TilePath, stored: list[bytes] | None, right: list[bytes] | None, trust: _Trust
+    ) -> None:
         """Report a tile that is readable but not what it should be, as exactly as is known."""
         if stored is None or stored == right:
             return
         if right is None:
-            self._defect(
-                path.path(),
-                _entry_range(path),
-                "tree_mismatch",
-                "neither the tile nor what is below it has the hash that its parent has for it",
-            )
+            detail = "neither the tile nor what is below it has the hash that its parent has for it"
+            if trust is not _Trust.PROVEN:
+                detail = f"{detail}, {_OPEN}"
+            self._defect(path.path(), _entry_range(path), "tree_mismatch", detail)
             return
         wrong = [offset for offset in range(path.width) if stored[offset] != right[offset]]
         first, last = (path.index * TILE_WIDTH + offset for offset in (wrong[0], wrong[-1]))

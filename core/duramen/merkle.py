@@ -236,9 +236,14 @@ def consistency_proof_from(reader: HashReader, old_size: int, size: int) -> list
 
 def root_from(reader: HashReader, size: int) -> bytes:
     """The root of the first ``size`` leaves."""
+    return compact_range_from(reader, size).root()
+
+
+def compact_range_from(reader: HashReader, size: int) -> CompactRange:
+    """The compact range of the first ``size`` leaves: how a log goes on growing after a restart."""
     if not 0 <= size < SIZE_LIMIT:
         raise UsageError(f"a tree cannot have {size} leaves")
-    return _read(reader, range_nodes(0, size))
+    return CompactRange(size, [reader.hash_at(node.level, node.index) for node in range_nodes(0, size)])
 
 
 def inclusion_proof(index: int, leaf_hashes: Sequence[bytes]) -> list[bytes]:

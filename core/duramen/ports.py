@@ -98,5 +98,8 @@ class ObjectReader(Protocol):
     """Read access to named objects: a folder, a web server, an object store, a bundle."""
 
     def read(self, key: str) -> bytes | None:
-        """The whole object, or None when no such key exists; any other failure is a StorageError."""
+        """The whole object, or None when no such key exists.
+
+        Any other failure, an object of a size that no format allows included, is a StorageError.
+        """
         ...

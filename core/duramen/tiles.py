@@ -26,6 +26,8 @@ TILE_WIDTH: Final = 256
 TILE_HEIGHT: Final = 8
 LEVEL_MAX: Final = 63
 """The highest level that a path may name (C2SP tlog-tiles)."""
+ENTRY_BUNDLE_MAX_BYTES: Final = TILE_WIDTH * (2 + STATEMENT_MAX_BYTES)
+"""The largest object of a log; whoever reads from a place that is not trusted stops there."""
 CACHE_TILES: Final = 64
 """Tiles that a :class:`TileHashReader` keeps: 64 * 8 KiB."""
 
@@ -154,6 +156,8 @@ def grow(size: int, edge: Mapping[TilePath, bytes], leaf_hashes: Sequence[bytes]
     """
     if not 0 <= size <= size + len(leaf_hashes) < SIZE_LIMIT:
         raise UsageError(f"a log of {size} entries cannot take {len(leaf_hashes)} more")
+    if any(len(item) != HASH_BYTES for item in leaf_hashes):
+        raise UsageError(f"a leaf hash has {HASH_BYTES} bytes")
     written: dict[TilePath, bytes] = {}
     added = list(leaf_hashes)
     level, count = 0, size

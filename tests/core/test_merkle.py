@@ -14,6 +14,7 @@ from duramen.merkle import (
     CompactRange,
     LeafReader,
     combine,
+    compact_range_from,
     consistency_proof,
     consistency_proof_nodes,
     inclusion_proof,
@@ -143,6 +144,7 @@ def test_larger_trees_agree_however_they_are_built(size, data):
     resumed = CompactRange(growing.size, growing.nodes)
     other = growing.copy()
     resumed.extend(hashes[cut:])
+    assert compact_range_from(LeafReader(hashes), cut).nodes == growing.nodes
     assert resumed.root() == root_of(hashes) == root_from(LeafReader(hashes), size)
     assert (growing.size, other.root()) == (cut, growing.root())
     if size:
@@ -207,6 +209,41 @@ def test_proof_nodes_cover_the_tree_exactly_at_any_size(size, data):
         assert covered[-1][1] == size
         # what is not covered is a prefix that is one complete subtree of the old tree
         assert covered[0][0] in {0} | {1 << bit for bit in range(64)} or old == size
+
+
+def test_hashes_cannot_lend_each_other_bytes():
+    """Without lengths, another split of the same concatenation would hash alike."""
+    left, right = leaves(2)
+    root = node_hash(left, right)
+    verify_inclusion(left, 0, 2, [right], root)
+    verify_consistency(1, left, 2, root, [right])
+    shifted, longer = left[:31], left[31:] + right
+    assert node_hash(shifted, longer) == root
+    with pytest.raises(IntegrityError):
+        verify_inclusion(shifted, 0, 2, [longer], root)
+    with pytest.raises(IntegrityError):
+        verify_consistency(1, shifted, 2, root, [longer])
+
+
+def test_a_wrong_old_root_is_found_at_every_size():
+    for size in range(2, 20):
+        hashes = leaves(size)
+        for old in range(1, size):
+            proof = consistency_proof(old, hashes)
+            for root in (bytes(32), root_of(hashes), root_of(hashes[: old - 1])):
+                with pytest.raises(IntegrityError):
+                    verify_consistency(old, root, size, root_of(hashes), proof)
+
+
+def test_a_proof_of_the_wrong_length_leads_nowhere():
+    hashes = leaves(5)
+    for index in range(5):
+        proof = inclusion_proof(index, hashes)
+        for bad in ([*proof, bytes(32)], proof[:-1]):
+            with pytest.raises(IntegrityError):
+                root_from_inclusion(hashes[index], index, 5, bad)
+    with pytest.raises(IntegrityError):
+        root_from_inclusion(hashes[0], 0, 1, [bytes(32)])
 
 
 def test_a_leaf_hash_is_not_a_node_hash():

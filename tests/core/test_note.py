@@ -199,6 +199,7 @@ def test_verifier_keys_of_every_kind_read_back(name, kind, material):
         b"text\n\n",
         "text\n— n AAAAAAA=\n".encode(),
         "text\n\n— n AAAAAAA=".encode(),
+        "text\n\n— n AAAAAAA=X".encode(),
         "text\n\n— n AAAAAAA=\n\n".encode(),
         b"text\n\n- n AAAAAAA=\n",
         "text\n\n— n  AAAAAAA=\n".encode(),

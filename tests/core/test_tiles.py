@@ -246,6 +246,8 @@ def test_nonsense_is_refused():
             grow(size, {}, [])
         with pytest.raises(UsageError):
             grow_entries(size, {}, [])
+    with pytest.raises(UsageError):
+        grow(0, {}, [bytes(31)])
     for level, index in ((-1, 0), (0, -1), (0, 3), (1, 1), (2, 0)):
         with pytest.raises(UsageError):
             TileHashReader(Store(), 3).hash_at(level, index)

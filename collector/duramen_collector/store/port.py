@@ -1,8 +1,9 @@
 """The port to an object store: what PROTOCOL.md and FORMAT §4 need of one, and nothing else.
 
-Calls are *described* (:class:`Get`, :class:`Create`, ...) and answered with values, so that the sequencer can be a
-generator that yields calls, a driver can run them in threads, and a simulation can delay, lose or tear each of them.
-:class:`ObjectStore` performs one call at a time; one conformance suite holds every implementation to it.
+Calls are *described* (:class:`Get`, :class:`Create`, ...) and answered with values, so that the sequencer
+can be a generator that yields calls, a driver can run them in threads, and a simulation can delay, lose or
+tear each of them. :class:`ObjectStore` performs one call at a time; one conformance suite holds every
+implementation to it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Get:
-    """Read an object, or ``length`` bytes of it from ``offset``; answered by :class:`Found` or :class:`Absent`."""
+    """Read an object, or ``length`` bytes of it from ``offset``.
+
+    Answered by :class:`Found` or :class:`Absent`.
+    """
 
     key: str
     offset: int = 0
@@ -22,7 +26,10 @@ class Get:
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """Ask for an object's size without reading it; answered by :class:`Found` with empty data or :class:`Absent`."""
+    """Ask for an object's size without reading it.
+
+    Answered by :class:`Found` with empty data or :class:`Absent`.
+    """
 
     key: str
 
@@ -42,7 +49,10 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Swap:
-    """Replace an object if its version is still ``expected`` (None: if there is none); ``Stored`` or ``Conflict``."""
+    """Replace an object if its version is still ``expected`` (None: if there is none).
+
+    ``Stored`` or ``Conflict``.
+    """
 
     key: str
     data: bytes
@@ -58,7 +68,10 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """Up to ``limit`` keys that begin with ``prefix``, ascending, after ``after``; answered by :class:`Listed`."""
+    """Up to ``limit`` keys that begin with ``prefix``, ascending, after ``after``.
+
+    Answered by :class:`Listed`.
+    """
 
     prefix: str
     after: str = ""

@@ -1,0 +1,265 @@
+"""A host's disk in memory: files with what is durable and what is not, behind the ports and behind SQLite.
+
+Every write is held back until its file is synced. A kill of the process loses nothing (the kernel has it); a
+power cut keeps a random subset of the unsynced writes of each file, in any order, the last of them torn at a
+sector. Directory operations (create, rename, unlink) are durable at once. Files of applications survive a
+power cut whole: they are the ledger that tests compare with.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import apsw
+
+from duramen.errors import LimitError
+from duramen.ports import FileStat
+
+SECTOR = 512
+_vfs_names = itertools.count()
+
+
+@dataclass(slots=True)
+class Inode:
+    """One file: its bytes, and the writes that a power cut may undo."""
+
+    number: int
+    data: bytearray = field(default_factory=bytearray)
+    durable: bytes = b""
+    unsynced: list[tuple[int, bytes | None]] = field(default_factory=list)
+    """(offset, bytes), or (length, None) for a truncation"""
+    modified_ns: int = 0
+    volatile: bool = True
+    """Whether a power cut may undo what was not synced."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        if len(self.data) < offset:
+            self.data.extend(bytes(offset - len(self.data)))
+        self.data[offset : offset + len(data)] = data
+        if self.volatile:
+            self.unsynced.append((offset, bytes(data)))
+
+    def truncate(self, size: int) -> None:
+        del self.data[size:]
+        if self.volatile:
+            self.unsynced.append((size, None))
+
+    def sync(self) -> None:
+        self.durable = bytes(self.data)
+        self.unsynced.clear()
+
+    def cut_power(self, rng: random.Random) -> None:
+        if not self.volatile:
+            return
+        kept = [item for item in self.unsynced if rng.random() < 0.5]
+        rng.shuffle(kept)
+        data = bytearray(self.durable)
+        for number, (offset, written) in enumerate(kept):
+            if written is None:
+                del data[offset:]
+                continue
+            torn = number == len(kept) - 1 and len(written) > SECTOR
+            piece = written[: rng.randrange(0, len(written) // SECTOR + 1) * SECTOR] if torn else written
+            if len(data) < offset:
+                data.extend(bytes(offset - len(data)))
+            data[offset : offset + len(piece)] = piece
+        self.data = data
+        self.sync()
+
+
+class Fault(Exception):
+    """Raised by a hook to stand for the process dying at this system call."""
+
+
+class SimFile:
+    """An open descriptor: it keeps its inode alive."""
+
+    def __init__(self, disk: SimDisk, inode: Inode) -> None:
+        self._disk, self._inode = disk, inode
+        disk.open_files += 1
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        return bytes(self._inode.data[offset : offset + count])
+
+    def stat(self) -> FileStat:
+        return self._disk.stat_of(self._inode)
+
+    def close(self) -> None:
+        self._disk.open_files -= 1
+
+
+class SimDisk:
+    """One host's file system. ``on_write`` is called before every write and sync of the agent's own files."""
+
+    def __init__(self, capacity_bytes: int = 1 << 40) -> None:
+        self.files: dict[bytes, Inode] = {}
+        self.capacity_bytes = capacity_bytes
+        self.now_ns: Callable[[], int] = lambda: 0
+        self.on_write: Callable[[], None] = lambda: None
+        self.open_files = 0
+        self._numbers = itertools.count(100)
+        self.vfs = SimVfs(self)
+
+    # Applications and operators
+
+    def append(self, path: bytes, data: bytes) -> None:
+        """An application writes to its log."""
+        inode = self.files.get(path) or self.create(path, volatile=False)
+        inode.data += data
+        inode.modified_ns = self.now_ns()
+
+    def create(self, path: bytes, *, volatile: bool) -> Inode:
+        self.files[path] = Inode(next(self._numbers), volatile=volatile, modified_ns=self.now_ns())
+        return self.files[path]
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        self.files[new] = self.files.pop(old)
+
+    def unlink(self, path: bytes) -> None:
+        del self.files[path]
+
+    def cut_power(self, rng: random.Random) -> None:
+        for path in sorted(self.files):
+            self.files[path].cut_power(rng)
+
+    def used_bytes(self) -> int:
+        return sum(len(inode.data) for inode in self.files.values())
+
+    # duramen.ports.Disk
+
+    def stat_of(self, inode: Inode) -> FileStat:
+        return FileStat(1, inode.number, len(inode.data), inode.modified_ns, is_regular=True)
+
+    def open(self, path: bytes) -> SimFile:
+        return SimFile(self, self._inode(path))
+
+    def stat(self, path: bytes) -> FileStat:
+        return self.stat_of(self._inode(path))
+
+    def glob(self, pattern: bytes) -> list[bytes]:
+        return sorted(
+            path
+            for path in self.files
+            if fnmatch.fnmatchcase(path, pattern) and path.count(b"/") == pattern.count(b"/")
+        )
+
+    def free_bytes(self, path: bytes) -> int:
+        return max(0, self.capacity_bytes - self.used_bytes())
+
+    def read_file(self, path: bytes, limit: int) -> bytes:
+        data = bytes(self._inode(path).data)
+        if len(data) > limit:
+            raise LimitError(f"{path!r} has more than {limit} bytes")
+        return data
+
+    def write_atomic(self, path: bytes, data: bytes, mode: int = 0o600) -> None:
+        del mode
+        self.on_write()
+        self._demand_room(len(data))
+        inode = Inode(next(self._numbers), modified_ns=self.now_ns())
+        inode.write(0, data)
+        inode.sync()
+        self.files[path] = inode
+
+    def overwrite(self, path: bytes, data: bytes) -> None:
+        inode = self._inode(path)
+        self.on_write()
+        inode.write(0, data)
+        self.on_write()
+        inode.sync()
+
+    def _inode(self, path: bytes) -> Inode:
+        try:
+            return self.files[path]
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, "No such file", path.decode(errors="replace")) from None
+
+    def _demand_room(self, size: int) -> None:
+        if self.free_bytes(b"/") < size:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class SimVfs(apsw.VFS):
+    """SQLite on a :class:`SimDisk`: WAL with an exclusive lock, so no shared memory is needed."""
+
+    def __init__(self, disk: SimDisk) -> None:
+        self.name = f"sim-{next(_vfs_names)}"
+        self._disk = disk
+        super().__init__(self.name, "")
+
+    def xOpen(  # type: ignore[override]  # SQLite asks for the methods, not for the class
+        self, name: apsw.URIFilename | str | None, flags: list[int]
+    ) -> _SimVfsFile:
+        path = (name.filename() if isinstance(name, apsw.URIFilename) else name or "temporary").encode()
+        inode = self._disk.files.get(path)
+        if inode is None:
+            inode = self._disk.create(path, volatile=True)
+        return _SimVfsFile(self._disk, inode, flags)
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:
+        del syncdir
+        self._disk.on_write()
+        self._disk.files.pop(filename.encode(), None)
+
+    def xAccess(self, pathname: str, flags: int) -> bool:
+        del flags
+        return pathname.encode() in self._disk.files
+
+    def xFullPathname(self, name: str) -> str:
+        return name
+
+
+class _SimVfsFile:
+    """What SQLite asks of one open file; only what happens here can fail."""
+
+    def __init__(self, disk: SimDisk, inode: Inode, flags: list[int]) -> None:
+        self._disk, self._inode = disk, inode
+        flags[1] = flags[0]
+
+    def xRead(self, amount: int, offset: int) -> bytes:
+        return bytes(self._inode.data[offset : offset + amount])
+
+    def xWrite(self, data: bytes, offset: int) -> None:
+        self._disk.on_write()
+        if offset + len(data) > len(self._inode.data) and self._disk.free_bytes(b"/") < len(data):
+            raise apsw.FullError("database or disk is full")
+        self._inode.write(offset, bytes(data))
+
+    def xTruncate(self, newsize: int) -> None:
+        self._disk.on_write()
+        self._inode.truncate(newsize)
+
+    def xSync(self, flags: int) -> None:
+        del flags
+        self._disk.on_write()
+        self._inode.sync()
+
+    def xFileSize(self) -> int:
+        return len(self._inode.data)
+
+    def xClose(self) -> None:
+        pass
+
+    def xLock(self, level: int) -> None:
+        pass
+
+    def xUnlock(self, level: int) -> None:
+        pass
+
+    def xCheckReservedLock(self) -> bool:
+        return False
+
+    def xFileControl(self, op: int, pointer: int) -> bool:
+        del op, pointer
+        return False
+
+    def xSectorSize(self) -> int:
+        return SECTOR
+
+    def xDeviceCharacteristics(self) -> int:
+        return 0
