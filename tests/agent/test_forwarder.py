@@ -41,7 +41,7 @@ class FixedRandom:
 
 
 class World:
-    """One agent and its collectors on a simulated clock; ``fault`` replaces, delays, loses or repeats answers."""
+    """One agent, its collectors, a simulated clock; ``fault`` replaces, delays, loses or repeats answers."""
 
     def __init__(self, *, collectors: tuple[str, ...] = (A,), page: int = 1024, **settings) -> None:
         self.now = 1000 * NS
