@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from duramen import api
 from duramen.chain import advance, begin
 from duramen.checkpoint import LogSigner
+from duramen.datakey import data_key_id
 from duramen.ed25519 import public_from_seed
 from duramen.errors import StorageError
 from duramen.names import Digest
@@ -886,7 +887,7 @@ def _apply(kind: str, answer: Answer) -> list[tuple[int, Answer | str]]:
     }[kind]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     faults=st.lists(FAULTS, max_size=40),
     acts=st.lists(st.sampled_from(["seal", "keys", "kill", "publish", "run", "run", "empty"]), max_size=30),
@@ -929,3 +930,62 @@ def test_whatever_happens_everything_is_published_once_in_order(faults, acts, do
     assert world.status.last_error is None
     assert world.status.lag_seconds == 0
     assert world.spool.load().seen_root == Digest(world.spool.load().seen_root)
+
+
+def _lies() -> st.SearchStrategy[Answer | str | None]:
+    seqs = st.integers(0, 8)
+    digests = st.sampled_from([bytes(32), b"x" * 32])
+    head = st.builds(api.HeadAnswer, seqs, digests, st.integers(-1, 8), st.just(b"n" * 32))
+    progress = st.builds(
+        api.ProgressAnswer,
+        seqs,
+        st.integers(-1, 8),
+        st.none(),
+        st.sampled_from([(), (b"d" * 16,), (data_key_id((1).to_bytes(32, "big")),)]),
+        st.sampled_from([None, b"m" * 32]),
+    )
+    codes = [
+        "gap",
+        "replay",
+        "stale_nonce",
+        "too_large",
+        "busy",
+        "body_corrupt",
+        "malformed",
+        "conflict",
+        "odd",
+    ]
+    refusals = st.builds(
+        problem,
+        st.sampled_from([400, 401, 403, 404, 409, 413, 422, 429, 500, 503]),
+        st.sampled_from(codes),
+        accepted_seq=st.none() | seqs,
+        head=digests,
+        nonce=st.none() | st.just(b"p" * 32),
+    )
+    true = st.none()
+    return (
+        true
+        | refusals
+        | st.builds(lambda item: json_answer(item.encode()), head | progress)
+        | st.just("reset")
+    )
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(lies=st.lists(_lies(), min_size=1, max_size=25), forever=st.booleans())
+def test_a_collector_that_lies_is_neither_believed_nor_flooded(lies, forever):
+    world = World()
+    world.writer.keys()
+    world.seal(b"one", b"two")
+    told = cycle(lies) if forever else iter(lies)
+    world.instead = lambda _: next(told, None)
+    world.run(600)
+    assert len(world.log) < 1500  # of which some hundred and twenty are due when all is well
+    assert world.spool.usage().blocks == 4
+    assert world.status.published_seq == -1
+    world.instead = lambda _: None
+    world.run(300, publish_every=5)
+    if world.status.critical is None or not world.status.critical.startswith(("rollback", "fork")):
+        assert world.chain.state == world.writer.state
+        assert world.status.published_seq == 3

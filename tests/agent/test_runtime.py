@@ -149,6 +149,17 @@ def test_a_stop_does_not_wait_for_a_collector_that_is_away(config, server):
     server.start(server.port)
 
 
+def test_a_stop_does_not_wait_for_ever_for_one_that_hangs(config, server, monkeypatch):
+    monkeypatch.setattr("duramen_agent.runtime.STOP_WITHIN_NS", 10**9)
+    gate = threading.Event()
+    server.instead = lambda _: gate.wait(20) and None
+    running = Running(config)
+    began = time.monotonic()
+    running.during(lambda: running.wait(lambda value: value["head"]["records"] >= 2))
+    assert time.monotonic() - began < 6
+    gate.set()
+
+
 def test_enrolling_again_and_wrongly(config, server, tmp_path, capsys):
     join = str(tmp_path / "join")
     assert run(["enroll", join, "--config", str(config)]) == 0
