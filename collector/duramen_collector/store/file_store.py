@@ -199,7 +199,13 @@ class FileStore:
             if status is not None and status.st_mtime_ns > self._clock.wall_ns():
                 return Failed(f"{call.key} is retained and cannot be replaced")
             _set_generation(lock, generation + 1)
-            temporary.rename(path)
+            if status is None:
+                try:
+                    temporary.link(path)  # not over what a Create, which takes no lock, makes at this moment
+                except FileExistsError:
+                    return Conflict()
+            else:
+                temporary.rename(path)
             _sync_directory(path.parent)
             return Stored(_version(generation + 1, temporary.status()))
 
@@ -338,7 +344,9 @@ def _generation_of(path: Path) -> int:
         return _generation(lock)
 
 
-def _set_generation(lock: int, generation: int) -> None:
+def _set_generation(lock: int | None, generation: int) -> None:
+    if lock is None:
+        raise AssertionError("a generation is set under the lock only")
     os.pwrite(lock, generation.to_bytes(_GENERATION_BYTES, "big"), 0)
     os.fdatasync(lock)
 
