@@ -25,7 +25,9 @@ THREADS: Final = 8
 class RegionDriver:
     """Performs calls on ``stores``, by region name; ``timeout_seconds`` is for a whole batch."""
 
-    def __init__(self, stores: Mapping[str, ObjectStore], timeout_seconds: float, clock: Clock, threads: int = THREADS) -> None:
+    def __init__(
+        self, stores: Mapping[str, ObjectStore], timeout_seconds: float, clock: Clock, threads: int = THREADS
+    ) -> None:
         self._stores = dict(stores)
         self._timeout_seconds = timeout_seconds
         self._clock = clock

@@ -97,6 +97,7 @@ class Publisher:
         self._state = PublisherState.ACQUIRING
         self._steps: Steps[Outcome] | None = None
         self._batch: Batch | None = None
+        self._is_promotion_wanted = False
         self._is_promotion = False
         self._reason: str | None = None
         self._code: str | None = None
@@ -117,6 +118,8 @@ class Publisher:
         if now_ns < self._not_before_ns:
             return Wait(self._not_before_ns)
         if self._state is PublisherState.ACQUIRING:
+            self._is_promotion = self._is_promotion or self._is_promotion_wanted
+            self._is_promotion_wanted = False
             return self._begin(self._sequencer.acquire(promote=self._is_promotion), now_ns)
         if self._is_retry or self._is_due(wall_ns):
             return self._begin(self._sequencer.publish(), now_ns)
@@ -134,11 +137,10 @@ class Publisher:
         return self._resume(self._steps, answers, now_ns)
 
     def promote(self) -> None:
-        """The operator wants this collector to take the log, whoever has it; takes effect at the next tick."""
+        """The operator wants this collector to take the log, whoever has it: at the next tick, or after what is under way."""
+        self._is_promotion_wanted = True
         if self._batch is None:
-            self._state = PublisherState.ACQUIRING
-            self._not_before_ns = 0
-        self._is_promotion = True
+            self._enter(PublisherState.ACQUIRING, None, None)
 
     def is_accepting(self) -> bool:
         """Whether ingest may accept blocks: not after stepping down or stopping, when they might never be published."""
@@ -176,8 +178,8 @@ class Publisher:
         repairing, self._repairing = self._repairing, None
         match outcome:
             case Acquired():
-                self._enter(PublisherState.HOLDING, None, None)
                 self._is_promotion = False
+                self._enter(PublisherState.HOLDING, None, None)
             case Published():
                 self._succeeded(now_ns + PUBLISH_APART_NS)
             case Idle():
@@ -193,10 +195,14 @@ class Publisher:
                 self._is_retry = self._state is PublisherState.HOLDING
                 self._not_before_ns = now_ns + _backoff_ns(self._failures)
             case SteppedDown():
+                self._is_promotion = False
                 self._other = outcome.ballot
                 self._enter(PublisherState.STEPPED_DOWN, outcome.reason, None)
             case Stopped():
+                self._is_promotion = False
                 self._enter(PublisherState.STOPPED, outcome.reason, outcome.code)
+        if self._is_promotion_wanted:
+            self._enter(PublisherState.ACQUIRING, self._reason, None)
         return Wait(max(now_ns, self._not_before_ns) if self.is_accepting() else None)
 
     def _enter(self, state: PublisherState, reason: str | None, code: str | None) -> None:

@@ -61,7 +61,12 @@ def test_nothing(ledger):
     assert ledger.next_pack(100) is None
     assert ledger.position() == EMPTY_POSITION
     assert ledger.backlog().count == 0
-    assert (ledger.signed(), ledger.seen_size(), ledger.checkpoint(0), ledger.remembered()) == (None, 0, None, {})
+    assert (ledger.signed(), ledger.seen_size(), ledger.checkpoint(0), ledger.remembered()) == (
+        None,
+        0,
+        None,
+        {},
+    )
     assert ledger.last_ballot() == NO_BALLOT
     assert ledger.root_at(0) == EMPTY_ROOT
 
@@ -115,7 +120,14 @@ def test_one_class_a_pack_and_every_chain_in_order(connection, ledger):
     land(
         connection,
         "acme",
-        [one(b"x", 1, 0), one(b"x", 2, 1), one(b"y", 1, 0), one(b"x", 3, 0), one(b"z", 1, None), one(b"y", 2, 1)],
+        [
+            one(b"x", 1, 0),
+            one(b"x", 2, 1),
+            one(b"y", 1, 0),
+            one(b"x", 3, 0),
+            one(b"z", 1, None),
+            one(b"y", 2, 1),
+        ],
     )
     assert seqs(record(ledger)) == [(b"x", 1), (b"y", 1), (b"z", 1)]
     second = record(ledger)
@@ -126,7 +138,14 @@ def test_one_class_a_pack_and_every_chain_in_order(connection, ledger):
 
 
 @settings(max_examples=40)
-@given(st.lists(st.tuples(st.sampled_from([b"x", b"y", b"z"]), st.sampled_from([None, 0, 1, 2]), st.integers(1, 300)), min_size=1, max_size=30), st.integers(1, 3000))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([b"x", b"y", b"z"]), st.sampled_from([None, 0, 1, 2]), st.integers(1, 300)),
+        min_size=1,
+        max_size=30,
+    ),
+    st.integers(1, 3000),
+)
 def test_every_order_of_classes_ends_and_keeps_chains(script, max_bytes):
     connection = connect()
     ledger = Ledger(connection, "acme")
@@ -134,7 +153,9 @@ def test_every_order_of_classes_ends_and_keeps_chains(script, max_bytes):
     landed = []
     for chain, retention_class, size in script:
         body = b"" if retention_class is None else bytes(size)
-        landed.append((block(chain * 32, next_seq[chain], body=body, retention_class=retention_class or 0), body))
+        landed.append(
+            (block(chain * 32, next_seq[chain], body=body, retention_class=retention_class or 0), body)
+        )
         next_seq[chain] += 1
     land(connection, "acme", landed)
     log = []
@@ -275,7 +296,9 @@ def test_receipts_prove_what_agents_check():
     assert receipt_for(site.connection, 601) is None, "landed is not published"
     site.publish()
     with site.connection.begin():
-        sizes = site.connection.execute(select(checkpoints.c.size).order_by(checkpoints.c.size)).scalars().all()
+        sizes = (
+            site.connection.execute(select(checkpoints.c.size).order_by(checkpoints.c.size)).scalars().all()
+        )
     roots = {size: site.ledger.root_at(size) for size in sizes}
     assert sizes == [600, 1540]
     keys = SIGNER.keys()

@@ -46,7 +46,14 @@ def heads(draw):
     accepted = None
     if draw(st.booleans()):
         accepted = Accepted(min(promised, draw(ballots)), draw(values))
-    return Head(draw(st.text(max_size=80)), draw(st.sampled_from("abc")), draw(configurations), promised, accepted, draw(uuids))
+    return Head(
+        draw(st.text(max_size=80)),
+        draw(st.sampled_from("abc")),
+        draw(configurations),
+        promised,
+        accepted,
+        draw(uuids),
+    )
 
 
 @given(heads())
@@ -126,6 +133,12 @@ def test_bounds():
 
 
 def test_order_of_ballots():
-    ordered = [NO_BALLOT, Ballot(0, b"\1" * 16), Ballot(1, bytes(16)), Ballot(1, b"\1" * 16), Ballot(10, bytes(16))]
+    ordered = [
+        NO_BALLOT,
+        Ballot(0, b"\1" * 16),
+        Ballot(1, bytes(16)),
+        Ballot(1, b"\1" * 16),
+        Ballot(10, bytes(16)),
+    ]
     assert sorted(reversed(ordered)) == ordered
     assert str(Ballot(3, b"\xab" * 16)) == "3.abababab"

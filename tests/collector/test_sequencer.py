@@ -422,7 +422,9 @@ def test_all_regions_restored_from_before_the_signature(stores, site):
     for name, store in stores.items():
         store.objects = old[name]
     with site.connection.begin():
-        site.connection.exec_driver_sql("UPDATE sequencing SET remembered = '{}', size = 0, pack_digest = zeroblob(32)")
+        site.connection.exec_driver_sql(
+            "UPDATE sequencing SET remembered = '{}', size = 0, pack_digest = zeroblob(32)"
+        )
     site.restart()
     outcome = site.acquire(promote=True)
     assert isinstance(outcome, Stopped)
