@@ -23,7 +23,6 @@ from duramen_collector.heads import SWAP_ROUNDS, Region, RegionCall, Steps, obje
 from duramen_collector.ledger import PendingPack, WrappedKey, open_pack
 from duramen_collector.outcome import StoppedError, UnavailableError
 from duramen_collector.store.port import (
-    Absent,
     Answer,
     Call,
     Conflict,

@@ -45,6 +45,11 @@ class NamedRecipient:
         return f"duramen-reader {self.name} {base64.b64encode(self.recipient.public).decode()}"
 
 
+def is_reader_name(name: str) -> bool:
+    """Whether a recipients file may call a reader ``name``."""
+    return _NAME.fullmatch(name) is not None
+
+
 def parse_recipients(text: str) -> tuple[NamedRecipient, ...]:
     """The recipients in a file's text, at least one; FormatError that names the line otherwise."""
     found: list[NamedRecipient] = []

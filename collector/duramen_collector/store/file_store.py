@@ -29,6 +29,7 @@ a slash (``a`` and ``a/b``), which object stores allow and no key of FORMAT §4 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import itertools
 import os
 import re
@@ -62,6 +63,7 @@ from duramen_collector.store.port import (
 KEY_MAX_CHARACTERS: Final = 1024
 
 _TEMPORARY: Final = ".tmp"
+_DAMAGED: Final = ".damaged"
 _KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}(?:/[A-Za-z0-9_][A-Za-z0-9._-]{0,199})*")
 _PREFIX: Final = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*(?:[A-Za-z0-9_][A-Za-z0-9._-]*)?")
 _ATTEMPTS: Final = 2
@@ -225,6 +227,27 @@ class FileStore:
             path.unlink(missing_ok=True)
             _sync_directory(path.parent)
         return Stored("")
+
+    def supersede(self, key: str, data: bytes, retain_until_s: int | None) -> None:
+        """Put ``data`` in the place of a damaged object, whatever its retention, and keep the damaged one aside.
+
+        For repair alone; not of the port. What was there stays below ``.damaged/`` under its key and its SHA-256, linked there
+        before the new file is renamed over it: a crash leaves either of them under the key. Raises OSError.
+        """
+        path = self._root / key
+        _check_key(Get(key))
+        self._make_directory(path.parent)
+        with self._temporary(data, retain_until_s) as temporary, _locked(path, exclusive=True) as lock:
+            assert lock is not None  # an exclusive lock has made its file
+            if path.exists():
+                aside = self._root / _DAMAGED / f"{key}.{hashlib.sha256(path.read_bytes()).hexdigest()}"
+                self._make_directory(aside.parent)
+                with suppress(FileExistsError):
+                    os.link(path, aside, follow_symlinks=False)
+                _sync_directory(aside.parent)
+            _set_generation(lock, _generation(lock) + 1)
+            temporary.rename(path)
+            _sync_directory(path.parent)
 
     @contextmanager
     def _temporary(self, data: bytes, retain_until_s: int | None) -> Iterator[_Temporary]:
