@@ -1,10 +1,11 @@
 """Performs batches of region calls on threads: the adapter between sequencers and stores.
 
-Each region has threads of its own, so that one that hangs delays nobody else. A call that gives no answer in time is answered with
-:class:`~duramen_collector.store.port.Failed`: it may have happened, or may happen later, which is what the sequencer expects. One
-that had not begun is taken back and will not.
+Each region has threads of its own, so that one that hangs delays nobody else. A call that gives no answer
+in time is answered with :class:`~duramen_collector.store.port.Failed`: it may have happened, or may happen
+later, which is what the sequencer expects. One that had not begun is taken back and will not.
 
-A thread that hangs in the kernel cannot be ended; :meth:`RegionDriver.close` does not wait for it, but the interpreter does at exit.
+A thread that hangs in the kernel cannot be ended; :meth:`RegionDriver.close` does not wait for it, but the
+interpreter does at exit.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class RegionDriver:
         }
 
     def perform(self, calls: Sequence[RegionCall]) -> list[Answer]:
-        """Perform a batch; answers in its order, within the timeout. A bug in a store comes through as its exception."""
+        """Perform a batch; answers in its order, within the timeout.
+
+        A bug in a store comes through as its exception.
+        """
         deadline_ns = self._clock.monotonic_ns() + round(self._timeout_seconds * 1e9)
         futures: list[Future[Answer]] = [
             self._pools[call.region].submit(self._stores[call.region].perform, call.call) for call in calls

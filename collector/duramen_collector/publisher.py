@@ -1,8 +1,8 @@
 """When a tenant log is acquired, published and repaired: a single-threaded state machine over its sequencer.
 
-Events come in (:meth:`Publisher.tick`, :meth:`Publisher.answers`), effects come out: a :class:`Batch` of region calls to perform and to
-answer, or a :class:`Wait` until a time. It never runs two operations at once, and begins none by itself: whoever drives it ticks it
-when a wait is over or something arrived.
+Events come in (:meth:`Publisher.tick`, :meth:`Publisher.answers`), effects come out: a :class:`Batch` of
+region calls to perform and to answer, or a :class:`Wait` until a time. It never runs two operations at
+once, and begins none by itself: whoever drives it ticks it when a wait is over or something arrived.
 
 ::
 
@@ -12,7 +12,8 @@ when a wait is over or something arrived.
         ▼
     stepped down, stopped       for good; only promote() leads back to acquiring
 
-Times are monotonic nanoseconds of the caller's, but for ``backlog.oldest_ns``, which is wall time: :meth:`tick` takes both.
+Times are monotonic nanoseconds of the caller's, but for ``backlog.oldest_ns``, which is wall time:
+:meth:`tick` takes both.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from duramen.errors import StorageError
 from duramen_collector.heads import RegionCall, Steps
 from duramen_collector.ledger import Ledger
 from duramen_collector.outcome import (
@@ -57,7 +59,10 @@ class PublisherState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Calls to perform, in parallel if liked; the answers, in the same order, go to :meth:`Publisher.answers`."""
+    """Calls to perform, in parallel if liked.
+
+    The answers, in the same order, go to :meth:`Publisher.answers`.
+    """
 
     calls: tuple[RegionCall, ...]
 
@@ -87,7 +92,11 @@ class PublisherStatus:
 
 
 class Publisher:
-    """Drives one tenant log; publishes when ``interval_ns`` has passed since the oldest waiting statement came, or ``max_bytes`` wait."""
+    """Drives one tenant log.
+
+    Publishes when ``interval_ns`` has passed since the oldest waiting statement came, or ``max_bytes``
+    wait.
+    """
 
     def __init__(self, sequencer: Sequencer, ledger: Ledger, *, interval_ns: int, max_bytes: int) -> None:
         self._sequencer = sequencer
@@ -121,7 +130,11 @@ class Publisher:
             self._is_promotion = self._is_promotion or self._is_promotion_wanted
             self._is_promotion_wanted = False
             return self._begin(self._sequencer.acquire(promote=self._is_promotion), now_ns)
-        if self._is_retry or self._is_due(wall_ns):
+        try:
+            is_due = self._is_retry or self._is_due(wall_ns)
+        except StorageError as error:
+            return self._ended(Unavailable(str(error)), now_ns)
+        if is_due:
             return self._begin(self._sequencer.publish(), now_ns)
         for name in self._sequencer.lagging():
             if now_ns >= self._repair_at_ns.get(name, 0):
@@ -137,13 +150,19 @@ class Publisher:
         return self._resume(self._steps, answers, now_ns)
 
     def promote(self) -> None:
-        """The operator wants this collector to take the log, whoever has it: at the next tick, or after what is under way."""
+        """The operator wants this collector to take the log, whoever has it.
+
+        At the next tick, or after what is under way.
+        """
         self._is_promotion_wanted = True
         if self._batch is None:
             self._enter(PublisherState.ACQUIRING, None, None)
 
     def is_accepting(self) -> bool:
-        """Whether ingest may accept blocks: not after stepping down or stopping, when they might never be published."""
+        """Whether ingest may accept blocks.
+
+        Not after stepping down or stopping, when they might never be published.
+        """
         return self._state in (PublisherState.ACQUIRING, PublisherState.HOLDING)
 
     def status(self) -> PublisherStatus:

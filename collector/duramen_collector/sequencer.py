@@ -1,25 +1,28 @@
 """One tenant log's sequencer: acquire, publish, finish, repair, exactly as PROTOCOL.md says.
 
-Operations are generators over batches of region calls (:mod:`.heads`); the database is read and written between batches,
-never while one is out. They must run one at a time, each to its end or dropped; after a dropped one, as after a crash, the
-next operation is :meth:`Sequencer.acquire`, which repairs whatever was left half done.
+Operations are generators over batches of region calls (:mod:`.heads`); the database is read and written
+between batches, never while one is out. They must run one at a time, each to its end or dropped; after a
+dropped one, as after a crash, the next operation is :meth:`Sequencer.acquire`, which repairs whatever was
+left half done.
 
-What holds, with any number of sequencers at work at once, each with a database of its own or all with the same one:
+What holds, with any number of sequencers at work at once, each with a database of its own or all with the
+same one:
 
-- only what k regions accepted under one ballot gets tiles, a signature, a checkpoint, a place in the database;
-- a region accepts only when it holds everything below (``Region.complete``), and when k regions have given the pack and its
-  envelopes back as they were written;
-- a ballot is drawn fresh by every acquisition and recorded in the database before it is used, and proposes one pack at a time: the
-  database fixes the pack's bytes until it is finished;
-- acquire adopts the highest accepted value among the fenced regions, and stops if a signed checkpoint that it knows of is not a
-  prefix of it.
+- only what k regions accepted under one ballot gets tiles, a signature, a checkpoint, a place in the
+database; - a region accepts only when it holds everything below (``Region.complete``), and when k regions
+have given the pack and its envelopes back as they were written; - a ballot is drawn fresh by every
+acquisition and recorded in the database before it is used, and proposes one pack at a time: the database
+fixes the pack's bytes until it is finished; - acquire adopts the highest accepted value among the fenced
+regions, and stops if a signed checkpoint that it knows of is not a prefix of it.
 
-An acquisition that finds a ballot higher than any this database has drawn steps down, unless it is a promotion: an old
-primary that comes back does not take the log from the standby that replaced it. Databases that lost their memory need a promotion too.
+An acquisition that finds a ballot higher than any this database has drawn steps down, unless it is a
+promotion: an old primary that comes back does not take the log from the standby that replaced it. Databases
+that lost their memory need a promotion too.
 
-What it does not do yet: members (a change of configuration), and cosignatures, which have no part in what is decided. Rebuilding a
-lost database reads one header a pack backwards and then every pack once, and keeps one 32-byte digest a pack in memory.
-Superseded partial tiles are deleted when their full tile is in place; those that a crash or a dead region leaves stay and do no harm.
+What it does not do yet: members (a change of configuration), and cosignatures, which have no part in what
+is decided. Rebuilding a lost database reads one header a pack backwards and then every pack once, and keeps
+one 32-byte digest a pack in memory. Superseded partial tiles are deleted when their full tile is in place;
+those that a crash or a dead region leaves stay and do no harm.
 """
 
 from __future__ import annotations
@@ -59,7 +62,10 @@ KEEP_CHECKPOINT_NS: Final = 3600 * 10**9
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """How long objects are retained, in seconds, by retention class; tiles and kept checkpoints as long as the longest."""
+    """How long objects are retained, in seconds, by retention class.
+
+    Tiles and kept checkpoints as long as the longest.
+    """
 
     default_s: int
     classes: Mapping[int, int] = field(default_factory=dict)
@@ -282,9 +288,11 @@ class Sequencer:
         yield from self._decide_and_finish(ballot, value, pending, is_adopted=True)
 
     def _follow(self, value: Value, known: Mapping[str, Checkpoint]) -> Steps[None]:
-        """Bring the database up to what lies before ``value``, if all that is known to be signed is a prefix of it.
+        """Bring the database up to what lies before ``value``, if all that is known to be signed is a
+        prefix of it.
 
-        First by the packs' headers alone; where that fails, because a region's copy is damaged, by whole packs.
+        First by the packs' headers alone; where that fails, because a region's copy is damaged, by whole
+        packs.
         """
         for is_whole in (False, True):
             position = self._ledger.position()
@@ -302,7 +310,8 @@ class Sequencer:
     def _trace(
         self, value: Value, position: Position, *, is_whole: bool
     ) -> Steps[tuple[list[Digest], dict[int, Digest]]]:
-        """The packs from ``position`` to ``value``, oldest first and the value's own last, and the roots between them.
+        """The packs from ``position`` to ``value``, oldest first and the value's own last, and the roots
+        between them.
 
         Headers read alone are not yet proven: the whole packs are, before anything comes of them.
         """
@@ -393,7 +402,8 @@ class Sequencer:
     # Deciding and finishing
 
     def _confirmed(self, ballot: Ballot, steps: Steps[T]) -> Steps[T]:
-        """Run ``steps``; before an alarm is raised, look whether it is only that another sequencer has gone on.
+        """Run ``steps``; before an alarm is raised, look whether it is only that another sequencer has gone
+        on.
 
         What is signed was accepted in k regions under its ballot, and every fence quorum meets those.
         """
@@ -440,7 +450,8 @@ class Sequencer:
     ) -> Steps[list[str]]:
         """Put the envelopes of ``deks`` into regions.
 
-        What was published once may lack some: an eraser destroyed them, and they are not brought back. What is new may not.
+        What was published once may lack some: an eraser destroyed them, and they are not brought back. What
+        is new may not.
         """
         wrapped = self._ledger.envelopes(deks)
         lacking = [dek for dek in deks if dek not in {key.dek for key in wrapped}]

@@ -209,6 +209,21 @@ def test_promotion_while_a_batch_is_out(stores):
     assert drive.size == 1
 
 
+def test_database_that_fails_is_tried_again(stores):
+    drive = Drive(stores)
+    drive.until(1)
+    connection = drive.site.connection
+    with connection.begin():
+        connection.exec_driver_sql("ALTER TABLE landing RENAME TO away")
+    wait = drive.tick()
+    assert wait.until_ns > drive.now
+    assert "database" in drive.publisher.status().reason
+    with connection.begin():
+        connection.exec_driver_sql("ALTER TABLE away RENAME TO landing")
+    drive.until(5)
+    assert drive.publisher.status().reason is None
+
+
 def test_answers_must_fit(stores):
     drive = Drive(stores)
     with pytest.raises(AssertionError):
