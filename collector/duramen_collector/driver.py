@@ -16,6 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Final
 
 from duramen.ports import Clock
+from duramen.system import SystemClock
 from duramen_collector.heads import RegionCall, Steps, T
 from duramen_collector.store.port import Answer, Failed, ObjectStore
 
@@ -27,11 +28,15 @@ class RegionDriver:
     """Performs calls on ``stores``, by region name; ``timeout_seconds`` is for a whole batch."""
 
     def __init__(
-        self, stores: Mapping[str, ObjectStore], timeout_seconds: float, clock: Clock, threads: int = THREADS
+        self,
+        stores: Mapping[str, ObjectStore],
+        timeout_seconds: float,
+        threads: int = THREADS,
+        clock: Clock | None = None,
     ) -> None:
         self._stores = dict(stores)
         self._timeout_seconds = timeout_seconds
-        self._clock = clock
+        self._clock = clock or SystemClock()
         self._pools = {
             name: ThreadPoolExecutor(threads, thread_name_prefix=f"region-{name}") for name in self._stores
         }

@@ -154,7 +154,7 @@ class Heads:
                 return replace(head, promised=ballot, accepted=wanted)
             if head.accepted.rank == wanted.rank and head.accepted != wanted:
                 raise StoppedError(
-                    f"the region {head.region} accepted another log under this sequencer's own ballot {ballot}; "
+                    f"the region {head.region} accepted another log under this sequencer's ballot {ballot}; "
                     "an operator has to find out who else uses it",
                     "equivocation",
                 )

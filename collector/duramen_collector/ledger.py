@@ -291,8 +291,8 @@ class Ledger:
                 if self._signed_root(size) == root:
                     return
                 raise IntegrityError(
-                    f"the log of {self._tenant} was signed at size {last[0]} and is not signed again at {size} with "
-                    "another root or a smaller size: an operator has to look",
+                    f"the log of {self._tenant} was signed at size {last[0]} and is not signed at {size} "
+                    "with another root or at a smaller size: an operator has to look",
                     code="equivocation",
                 )
             self._connection.execute(insert(signed).values(tenant=self._tenant, size=size, root=root))

@@ -186,7 +186,7 @@ class Replicas:
         return (yield from self._create(items, names))
 
     def fetch_tail(self, size: int, leaf_hashes: bytes, names: Iterable[str]) -> Steps[list[bytes] | None]:
-        """The entries of the partial bundle of a log of ``size``, proven by the concatenated ``leaf_hashes``."""
+        """The entries of the partial bundle of a log of ``size``, proven by its concatenated leaf hashes."""
         path = TilePath(None, size // 256, size % 256)
         for name in names:
             for candidate in (path, path.full()):
@@ -216,10 +216,10 @@ class Replicas:
     # Checkpoints
 
     def read_checkpoints(self, names: Iterable[str]) -> Steps[dict[str, Checkpoint]]:
-        """The validly signed checkpoints of regions; raises ``complete`` of a region to the size its own
-        vouches for.
+        """The validly signed checkpoints of regions, by name.
 
-        One that is not valid is a region's error and counts as none: it is replaced by the next publication.
+        Raises ``complete`` of a region to the size that its own vouches for. One that is not valid is a
+        region's error and counts as none: it is replaced by the next publication.
         """
         wanted = list(names)
         answers = yield [RegionCall(name, Get(self._key(CHECKPOINT_KEY))) for name in wanted]
@@ -301,8 +301,8 @@ class Replicas:
             return False
         if shown.size == checkpoint.size and shown.root != checkpoint.root:
             raise StoppedError(
-                f"the region {region.name} shows a validly signed checkpoint of {shown.size} entries with another root: "
-                "two histories were signed with these keys",
+                f"the region {region.name} shows a validly signed checkpoint of {shown.size} entries with "
+                "another root: two histories were signed with these keys",
                 "equivocation",
             )
         return True

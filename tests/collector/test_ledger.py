@@ -1,28 +1,25 @@
-"""The database's part: which pack is next, what is recorded, what is refused; and the receipts that come of it."""
+"""The database's part: which pack is next, what is recorded, what is refused.
 
-import hashlib
+And the receipts that come of it.
+"""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
-from sqlalchemy.exc import OperationalError
 
-from duramen.checkpoint import LogSigner
 from duramen.errors import IntegrityError, StorageError
-from duramen.frame import encode_pack, parse_pack
 from duramen.merkle import EMPTY_ROOT, leaf_hash, root_of
 from duramen.names import ChainId, Digest, Seq
 from duramen.receipt import MAX_STATEMENTS, parse_receipt, verify_receipt
 from duramen.tiles import TilePath
 from duramen_collector.heads import LOWEST, Remembered
-from duramen_collector.ledger import EMPTY_POSITION, Ledger, open_pack
+from duramen_collector.ledger import EMPTY_POSITION, Ledger
 from duramen_collector.receipts import build_receipt
 from duramen_collector.register import NO_BALLOT, Ballot
 from duramen_collector.replica import TwoKeySigner
-from duramen_collector.schema import chains, checkpoints, entries, landing, sequencing
+from duramen_collector.schema import chains, checkpoints, entries, sequencing
 from tests.collector.region_lab import (
-    ORIGIN,
     MemoryStore,
     Site,
     block,

@@ -124,7 +124,7 @@ def test_missing_fields(missing):
 def test_bounds():
     with pytest.raises(FormatError, match="at most"):
         parse_head(HEAD.encode() + b" " * HEAD_MAX_BYTES)
-    with pytest.raises(FormatError, match="not canonical|canonical"):
+    with pytest.raises(FormatError, match="canonical"):
         parse_head(HEAD.encode() + b"\n")
     with pytest.raises(FormatError, match="longer"):
         parse_head(replace(HEAD, accepted=Accepted(Ballot(1, b"v" * 16), replace(VALUE, size=3))).encode())
@@ -140,5 +140,5 @@ def test_order_of_ballots():
         Ballot(1, b"\1" * 16),
         Ballot(10, bytes(16)),
     ]
-    assert sorted(reversed(ordered)) == ordered
+    assert sorted(ordered[::-1]) == ordered
     assert str(Ballot(3, b"\xab" * 16)) == "3.abababab"

@@ -199,7 +199,7 @@ class FileStore:
         with self._temporary(call.data, None) as temporary, _locked(path, exclusive=True) as lock:
             generation = _generation(lock)
             try:
-                status = os.stat(path, follow_symlinks=False)
+                status = path.lstat()
             except FileNotFoundError:
                 status = None
             if call.expected != (None if status is None else _version(generation, status)):
@@ -221,7 +221,7 @@ class FileStore:
         path = self._root / call.key
         with _locked(path, exclusive=False, is_exclusive_if_there=True) as lock:
             try:
-                status = os.stat(path, follow_symlinks=False)
+                status = path.lstat()
             except (FileNotFoundError, NotADirectoryError):
                 return Stored("")
             if stat.S_ISDIR(status.st_mode):
@@ -295,7 +295,7 @@ class FileStore:
 
 
 class _Temporary:
-    """A file in ``.tmp``, held under flock as long as its writer lives, so that the sweep can tell leftovers from work."""
+    """A file in ``.tmp``, under flock while its writer lives: so the sweep tells leftovers from work."""
 
     def __init__(self, directory: Path, name: str) -> None:
         for attempt in itertools.count():
