@@ -182,7 +182,7 @@ def agent_routes(front: Front) -> APIRouter:
         judged = await front.write(lambda connection: service.heartbeat(connection, peer, chain_id, beat))
         return await _progress(judged, peer, chain_id, beat.receipt_from, beat.seen_size, beat=True)
 
-    @router.get("/chains/{chain}/receipt", openapi_extra=_query("from", "seen"), responses=_ANSWER)
+    @router.get("/chains/{chain}/receipt", openapi_extra=query_of("from", "seen"), responses=_ANSWER)
     async def receipt(request: Request, chain: str) -> Response:
         """Ask for the receipt that is due."""
         peer, chain_id = await front.peer(request), ChainId(parse_digest(chain))
@@ -282,7 +282,8 @@ def _json(data: bytes) -> Response:
     return Response(data, media_type=JSON_MEDIA_TYPE)
 
 
-def _query(*names: str) -> dict[str, Any]:
+def query_of(*names: str) -> dict[str, Any]:
+    """Numbers that the query must name, for the API document."""
     schema = {"type": "integer", "minimum": 0, "maximum": _MAX_NUMBER}
     return {
         "parameters": [{"name": name, "in": "query", "required": True, "schema": schema} for name in names]
@@ -292,7 +293,7 @@ def _query(*names: str) -> dict[str, Any]:
 def _body(media_type: str, *query: str) -> dict[str, Any]:
     schema = {"type": "object"} if media_type == JSON_MEDIA_TYPE else {"type": "string", "format": "binary"}
     body = {"required": True, "content": {media_type: {"schema": schema}}}
-    return {"requestBody": body, **(_query(*query) if query else {})}
+    return {"requestBody": body, **(query_of(*query) if query else {})}
 
 
 _PROBLEM: Final = {
