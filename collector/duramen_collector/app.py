@@ -19,6 +19,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from duramen.api import (
     JSON_MEDIA_TYPE,
@@ -92,7 +93,7 @@ async def body_of(request: Request, media_type: str, limit: int) -> bytes:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise refuse(415, "media_type", "send the body without a content encoding")
     announced = request.headers.get("content-length")
-    if announced is not None and int(announced) > limit:
+    if announced is not None and (not announced.isdecimal() or int(announced) > limit):
         raise _too_large(limit)
     pieces, size = [], 0
     async for piece in request.stream():
@@ -223,6 +224,7 @@ def create_app(front: Front, routers: Sequence[APIRouter] = ()) -> FastAPI:
     app.add_exception_handler(DuramenError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_defect)
     return app
 
@@ -255,6 +257,10 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
     return problem_response(
         Problem(422, "malformed", f"{where} of the request is not as the API describes it")
     )
+
+
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    return problem_response(Problem(400, "malformed", "the body of the request broke off; send it again"))
 
 
 async def _on_defect(_request: Request, error: Exception) -> Response:

@@ -253,6 +253,12 @@ class Site:
         with reading(self.engine) as connection:
             return work(connection)
 
+    def engine_beside(self, name: str) -> sa.Engine:
+        """Another empty database with the same schema."""
+        engine = open_database(self.directory / name)
+        upgrade(engine)
+        return engine
+
     def rows(self, table: sa.Table) -> list[Any]:
         return list(self.read(lambda connection: connection.execute(sa.select(table)).all()))
 
@@ -380,6 +386,7 @@ class Client:
     """HTTP requests straight into an ASGI application."""
 
     def __init__(self, app: Any) -> None:
+        self.app = app
         self._runner = asyncio.Runner()
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self._client = httpx.AsyncClient(transport=transport, base_url="https://collector")

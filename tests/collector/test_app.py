@@ -1,5 +1,6 @@
 """HTTP: media types, limits, problem documents, identities; and no input that makes it fail with a 500."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -182,6 +183,34 @@ def test_media_types_are_exact(web: Web, headers: dict[str, str]) -> None:
     web.be(agent)
     answer = web.client.post(blocks_url(agent), content=agent.seal_records().frame, headers=headers)
     assert (problem(answer).status, problem(answer).code) == (415, "media_type")
+
+
+def test_a_request_that_breaks_off(web: Web) -> None:
+    agent = web.site.ready()
+    web.be(agent)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    path = api.chain_path(agent.chain, "blocks")
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "https",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"from=0&seen=0",
+        "root_path": "",
+        "headers": [(b"content-type", FRAMES_MEDIA_TYPE.encode())],
+    }
+    asyncio.run(web.client.app(scope, receive, send))
+    assert sent[0]["status"] == 400
 
 
 def test_bodies_are_bounded_while_they_stream(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
