@@ -90,7 +90,7 @@ class Publication:
         self._service = service
         self._clock = clock
         self._random = random
-        self._driver = RegionDriver(open_stores(configuration), REGION_TIMEOUT_SECONDS)
+        self._driver = RegionDriver(open_stores(configuration), REGION_TIMEOUT_SECONDS, clock)
         self._statuses: dict[str, PublisherStatus] = {}
 
     @property

@@ -81,7 +81,7 @@ def publishing(site: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publishin
 
 
 def initialise(site: Any, configuration: Configuration, tenant: str) -> None:
-    driver = RegionDriver(open_stores(configuration, create=True), 20.0)
+    driver = RegionDriver(open_stores(configuration, create=True), 20.0, site.clock)
     driver.run(
         initialise_regions(
             tenant, configuration.origin(tenant), region_configuration(configuration), site.random
@@ -140,7 +140,7 @@ def test_after_another_took_over_blocks_are_refused_with_the_reason(publishing: 
     def take_over() -> None:
         other = site.engine_beside("other.db")
         connection = writing_connection(other)
-        driver = RegionDriver(open_stores(publishing.configuration), 20.0)
+        driver = RegionDriver(open_stores(publishing.configuration), 20.0, site.clock)
         ledger = Ledger(connection, "acme")
         settings = log_settings(publishing.configuration, "acme")
         sequencer = Sequencer(settings, ledger, TwoKeySigner(site.keys.log), site.clock, site.random)

@@ -47,7 +47,7 @@ class Regions:
             root.mkdir(mode=0o700)
             self.stores[name] = FileStore(root)
         configuration = Configuration(1, ("eu", "us"), 2)
-        self.driver = RegionDriver(self.stores, 20.0)
+        self.driver = RegionDriver(self.stores, 20.0, site.clock)
         self.driver.run(initialise_regions("acme", site.keys.log.origin, configuration, site.random))
         self.connection = writing_connection(site.engine)
         settings = LogSettings("acme", configuration, Retention(1000), 2**20)
