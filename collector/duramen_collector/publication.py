@@ -24,6 +24,7 @@ from duramen.ports import Clock, Random
 from duramen_collector.configuration import Configuration
 from duramen_collector.database import reading, writing_connection
 from duramen_collector.driver import RegionDriver
+from duramen_collector.history import pack_index
 from duramen_collector.keystore import LogKeyStore
 from duramen_collector.ledger import Ledger
 from duramen_collector.publisher import Batch, Publisher, PublisherStatus, Wait
@@ -89,7 +90,7 @@ class Publication:
         self._service = service
         self._clock = clock
         self._random = random
-        self._driver = RegionDriver(open_stores(configuration), REGION_TIMEOUT_SECONDS)
+        self._driver = RegionDriver(open_stores(configuration), REGION_TIMEOUT_SECONDS, clock)
         self._statuses: dict[str, PublisherStatus] = {}
 
     @property
@@ -141,7 +142,7 @@ class Publication:
             await asyncio.sleep(self._pause_seconds(effect))
 
     def _publisher(self, connection: sa.Connection, tenant: Tenant) -> Publisher:
-        ledger = Ledger(connection, tenant.tenant)
+        ledger = Ledger(connection, tenant.tenant, pack_index(tenant.tenant))
         signer = TwoKeySigner(self._log_keys.load(tenant.tenant, tenant.origin).log)
         settings = log_settings(self._configuration, tenant.tenant)
         publish = self._configuration.publish
