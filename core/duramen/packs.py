@@ -1,10 +1,10 @@
 """Which packs of a region make up its log (FORMAT §3, pack).
 
-A region may hold packs that were never decided: they are orphans, not findings. A pack's header is under no signature, so
-everything here is a plan and proves nothing: whoever follows it compares every frame with the log's entries.
-:func:`plan_packs` walks from the checkpoint's size down to 0: each pack names the one before by digest; the last is named by
-``head``, by a pack that already follows it, or found by its contents. Where the walk meets a pack that is missing or
-damaged it goes on below, so that one defect hides nothing else.
+A region may hold packs that were never decided: they are orphans, not findings. A pack's header is under no
+signature, so everything here is a plan and proves nothing: whoever follows it compares every frame with the
+log's entries. :func:`plan_packs` walks from the checkpoint's size down to 0: each pack names the one before
+by digest; the last is named by ``head``, by a pack that already follows it, or found by its contents. Where
+the walk meets a pack that is missing or damaged it goes on below, so that one defect hides nothing else.
 
 Only the 90 header bytes of sound packs are read. The plan takes some 200 bytes of memory a pack.
 """
@@ -20,8 +20,8 @@ from duramen import canonical
 from duramen.errors import FormatError
 from duramen.frame import (
     PACK_HEADER_BYTES,
-    PackHeader,
     Frame,
+    PackHeader,
     pack_digest,
     pack_key,
     parse_frames,
@@ -74,7 +74,10 @@ def head_pack(data: bytes | None) -> Digest | None:
 
 
 def plan_packs(reader: RegionReader, prefix: str, size: int) -> list[PackSlot]:
-    """The slots that cover the leaves 0 .. ``size`` - 1, in order. ``prefix`` ends in a slash. Raises StorageError."""
+    """The slots that cover the leaves 0 .
+
+    ``size`` - 1, in order. ``prefix`` ends in a slash. Raises StorageError.
+    """
     listed = reader.keys(prefix + PACKS_PREFIX)
     planner = _Planner(reader, prefix, size, head_pack(reader.read(prefix + HEAD_KEY)))
     if listed is not None:

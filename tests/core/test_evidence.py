@@ -5,12 +5,14 @@ import random
 import zipfile
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from duramen.archive import encode_archive, parse_archive
 from duramen.checkpoint import LogSigner
+from duramen.disclosure import EvidenceRequest, build_evidence
 from duramen.errors import FormatError, IntegrityError, UsageError
-from duramen.evidence import EvidenceRequest, build_evidence, report_json, verify_evidence
+from duramen.evidence import report_json, verify_evidence
 from duramen.policy import parse_policy
 from duramen.statementjson import statement_json
 from tests.core.builder import LogBuilder, MemoryRegion, sample
@@ -30,12 +32,16 @@ def bundle(log, first=2, last=3, agent="web-1", reader=0, **options):
 def test_bundle_proves_its_blocks(log, whole):
     data = bundle(log, whole_lineage=whole)
     report = verify_evidence(data, log.keys)
-    assert report.agent == "web-1" and report.tenant == "acme"
+    assert report.agent == "web-1"
+    assert report.tenant == "acme"
     assert [item.block.header.seq for item in report.blocks] == [2, 3]
     raw = [raw for item in report.blocks for _, _, raw in item.payload.runs]
     assert raw == [b"GET /0/0\nGET /0/1\nGET /0/2\n", b"GET /1/0\nGET /1/1\nGET /1/2\n"]
-    assert [run.path for item in report.blocks for run, _, _ in item.payload.runs] == [b"/var/log/access.log"] * 2
-    assert report.is_whole_lineage is whole and not report.is_genesis_pinned
+    assert [run.path for item in report.blocks for run, _, _ in item.payload.runs] == [
+        b"/var/log/access.log"
+    ] * 2
+    assert report.is_whole_lineage is whole
+    assert not report.is_genesis_pinned
     assert any("--genesis" in line for line in report.not_proven)
     assert any("descend" in line for line in report.not_proven) is not whole
     value = report_json(report)
@@ -144,7 +150,14 @@ def test_bytes_around_an_archive_are_refused(log):
             parse_archive(changed)
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,9}(/[a-z0-9]{1,3})?", fullmatch=True), st.binary(max_size=50), min_size=1, max_size=8))
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z0-9][a-z0-9._-]{0,9}(/[a-z0-9]{1,3})?", fullmatch=True),
+        st.binary(max_size=50),
+        min_size=1,
+        max_size=8,
+    )
+)
 def test_archive_round_trip(files):
     data = encode_archive(files)
     assert parse_archive(data) == files
@@ -204,7 +217,8 @@ def test_block_of_another_chain_does_not_stand_in(log):
 def test_statement_json(log):
     genesis, keys = log.agents["web-1"].blocks[:2]
     value = statement_json(genesis)
-    assert value["genesis"]["agent"] == "web-1" and value["chain"] == genesis.hash.hex()
+    assert value["genesis"]["agent"] == "web-1"
+    assert value["chain"] == genesis.hash.hex()
     assert statement_json(keys)["kind"] == "keys"
     assert statement_json(log.agents["cron-1"].blocks[-1])["flags"] == ["stop"]
     assert statement_json(LogBuilder().pending[0][0])["header"]["type"] == "key"

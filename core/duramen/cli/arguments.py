@@ -21,12 +21,17 @@ FILE_MAX_BYTES = 1024 * 1024
 """Keys, policies and passphrases."""
 
 RegionOption: TypeAlias = Annotated[
-    str, typer.Option("--region", metavar="URL-OR-DIR", help="The region: a directory, file:// or http(s):// URL.")
+    str,
+    typer.Option(
+        "--region", metavar="URL-OR-DIR", help="The region: a directory, file:// or http(s):// URL."
+    ),
 ]
 TenantOption: TypeAlias = Annotated[str, typer.Option("--tenant", help="The tenant whose log it is.")]
 VkeyOption: TypeAlias = Annotated[
     list[str],
-    typer.Option("--vkey", metavar="VKEY", help="A verifier key of the log, or @FILE that holds it. Repeat it."),
+    typer.Option(
+        "--vkey", metavar="VKEY", help="A verifier key of the log, or @FILE that holds it. Repeat it."
+    ),
 ]
 TokenOption: TypeAlias = Annotated[
     str | None,
@@ -76,7 +81,10 @@ def parse_vkeys(texts: list[str]) -> list[VerifierKey]:
     """Verifier keys; a file may hold several, one a line."""
     try:
         found = [
-            parse_vkey(line.strip()) for text in texts for line in read_text(text).splitlines() if line.strip()
+            parse_vkey(line.strip())
+            for text in texts
+            for line in read_text(text).splitlines()
+            if line.strip()
         ]
     except FormatError as error:
         raise UsageError(f"--vkey: {error}") from error

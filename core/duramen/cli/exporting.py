@@ -1,8 +1,9 @@
 """``duramen export``: files restored byte for byte from a region, everything verified on the way.
 
-The log is audited first, with bytes going into a temporary file without a name; files are written only afterwards,
-from blocks that are proven to be in the log, signed by their agents, with the bodies and record roots that they name. A file with
-holes gets what is there, one piece after the other, under a name that ends in ``.incomplete``.
+The log is audited first, with bytes going into a temporary file without a name; files are written only
+afterwards, from blocks that are proven to be in the log, signed by their agents, with the bodies and record
+roots that they name. A file with holes gets what is there, one piece after the other, under a name that
+ends in ``.incomplete``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import IO, Annotated
 
 import typer
 
-from duramen.audit import AuditOptions, AuditReport, Depth, PinnedRegion, audit_region, pin_region
+from duramen.audit import audit_region
+from duramen.auditreport import AuditOptions, AuditReport, Depth
 from duramen.canonical import Json, wide
 from duramen.cli.arguments import (
     JsonOption,
@@ -36,6 +38,7 @@ from duramen.cli.arguments import (
     read_token,
 )
 from duramen.cli.proving import last_chain, write_bundle
+from duramen.disclosure import EvidenceRequest, build_evidence
 from duramen.errors import (
     ConfigurationError,
     FormatError,
@@ -43,10 +46,10 @@ from duramen.errors import (
     StorageError,
     UsageError,
 )
-from duramen.evidence import EvidenceRequest, build_evidence
 from duramen.logreader import ObjectTileReader
 from duramen.merkle import inclusion_proof_from, verify_inclusion
 from duramen.names import Seq
+from duramen.pinnedregion import PinnedRegion, pin_region
 from duramen.readers import open_reader
 from duramen.restoration import Generation, Restoration, Selection
 from duramen.tiles import TileHashReader
@@ -84,13 +87,17 @@ def export(
     tenant: TenantOption,
     vkey: VkeyOption,
     key: KeyOption,
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="An empty directory, or one to make.")],
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="An empty directory, or one to make.")
+    ],
     agent: Annotated[str | None, typer.Option("--agent", help="Only this agent's files.")] = None,
     stream: Annotated[str | None, typer.Option("--stream", help="Only this stream.")] = None,
     path: Annotated[str | None, typer.Option("--path", help="Only the file that had this path.")] = None,
     evidence: Annotated[
         Path | None,
-        typer.Option("--evidence", metavar="FILE", help="Also make an evidence bundle of the agent's whole chain."),
+        typer.Option(
+            "--evidence", metavar="FILE", help="Also make an evidence bundle of the agent's whole chain."
+        ),
     ] = None,
     policy: PolicyOption = None,
     passphrase_file: PassphraseOption = None,
