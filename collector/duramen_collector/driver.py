@@ -9,12 +9,12 @@ A thread that hangs in the kernel cannot be ended; :meth:`RegionDriver.close` do
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Final
 
+from duramen.ports import Clock
 from duramen_collector.heads import RegionCall, Steps, T
 from duramen_collector.store.port import Answer, Failed, ObjectStore
 
@@ -25,22 +25,21 @@ THREADS: Final = 8
 class RegionDriver:
     """Performs calls on ``stores``, by region name; ``timeout_seconds`` is for a whole batch."""
 
-    def __init__(
-        self, stores: Mapping[str, ObjectStore], timeout_seconds: float, threads: int = THREADS
-    ) -> None:
+    def __init__(self, stores: Mapping[str, ObjectStore], timeout_seconds: float, clock: Clock, threads: int = THREADS) -> None:
         self._stores = dict(stores)
         self._timeout_seconds = timeout_seconds
+        self._clock = clock
         self._pools = {
             name: ThreadPoolExecutor(threads, thread_name_prefix=f"region-{name}") for name in self._stores
         }
 
     def perform(self, calls: Sequence[RegionCall]) -> list[Answer]:
         """Perform a batch; answers in its order, within the timeout. A bug in a store comes through as its exception."""
-        deadline = time.monotonic() + self._timeout_seconds
+        deadline_ns = self._clock.monotonic_ns() + round(self._timeout_seconds * 1e9)
         futures: list[Future[Answer]] = [
             self._pools[call.region].submit(self._stores[call.region].perform, call.call) for call in calls
         ]
-        return [self._answer(future, deadline) for future in futures]
+        return [self._answer(future, deadline_ns) for future in futures]
 
     def run(self, steps: Steps[T]) -> T:
         """Run one operation to its end."""
@@ -57,9 +56,9 @@ class RegionDriver:
         for pool in self._pools.values():
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _answer(self, future: Future[Answer], deadline: float) -> Answer:
+    def _answer(self, future: Future[Answer], deadline_ns: int) -> Answer:
         try:
-            return future.result(max(0.0, deadline - time.monotonic()))
+            return future.result(max(0, deadline_ns - self._clock.monotonic_ns()) / 1e9)
         except FutureTimeoutError:
             if future.cancel():
                 return Failed(f"the region was busy for {self._timeout_seconds:g} s; nothing was written")

@@ -219,9 +219,9 @@ class Ledger:
             row = self._row()
             position = EMPTY_POSITION if row is None else _position(row)
             if row is not None and row.pending_pack is not None:
-                pending = open_pack(bytes(row.pending_pack))
-                if _follows(pending.pack.header, position):
-                    return pending
+                fixed = open_pack(bytes(row.pending_pack))
+                if _follows(fixed.pack.header, position):
+                    return fixed
             self._drop_published()
             pending = self._gather(position, min(max_bytes, PACK_MAX_BYTES))
             self._update(row, pending_pack=None if pending is None else pending.data)
@@ -470,7 +470,7 @@ def _entry(tenant: str, leaf: int, frame: Frame) -> dict[str, object]:
     return {"tenant": tenant, "leaf": leaf, "hash": statement.hash, "chain": chain, "seq": seq}
 
 
-def _choose(rows: Sequence[Row[Any]], max_bytes: int) -> tuple[list[int], int]:
+def _choose(rows: Iterable[Any], max_bytes: int) -> tuple[list[int], int]:
     """Which landing rows go into one pack, and the pack's class."""
     retention_class: int | None = None
     waiting: set[bytes] = set()

@@ -24,6 +24,7 @@ from duramen.ports import Clock, Random
 from duramen_collector.configuration import Configuration
 from duramen_collector.database import reading, writing_connection
 from duramen_collector.driver import RegionDriver
+from duramen_collector.history import pack_index
 from duramen_collector.keystore import LogKeyStore
 from duramen_collector.ledger import Ledger
 from duramen_collector.publisher import Batch, Publisher, PublisherStatus, Wait
@@ -141,7 +142,7 @@ class Publication:
             await asyncio.sleep(self._pause_seconds(effect))
 
     def _publisher(self, connection: sa.Connection, tenant: Tenant) -> Publisher:
-        ledger = Ledger(connection, tenant.tenant)
+        ledger = Ledger(connection, tenant.tenant, pack_index(tenant.tenant))
         signer = TwoKeySigner(self._log_keys.load(tenant.tenant, tenant.origin).log)
         settings = log_settings(self._configuration, tenant.tenant)
         publish = self._configuration.publish

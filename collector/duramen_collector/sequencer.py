@@ -154,11 +154,12 @@ class Sequencer:
         return 0 if self._value is None else self._value.size
 
     def lagging(self) -> list[str]:
-        """Regions that repair can help: not quarantined, and not known to hold everything."""
+        """Regions that repair can help: not quarantined, and not known to be well and to hold everything."""
         return [
             name
             for name, region in self._heads.regions.items()
-            if not region.quarantine and (region.head is None or region.complete < self.size)
+            if not region.quarantine
+            and (region.head is None or region.error is not None or region.complete < self.size)
         ]
 
     def status(self) -> tuple[RegionStatus, ...]:
@@ -213,9 +214,9 @@ class Sequencer:
             pending.size, root, position.size, position.root, pending.digest, self._settings.configuration
         )
         for name in self._heads.regions:
-            if len(self._ready(position.size)) >= self._copies:
-                break
-            yield from self._confirmed(ballot, self._attempt_repair(name, ballot))
+            ready = self._ready(position.size)
+            if len(ready) < self._copies and name not in ready:
+                yield from self._confirmed(ballot, self._attempt_repair(name, ballot))
         yield from self._confirmed(ballot, self._decide_and_finish(ballot, value, pending))
         return Published(value.size, pending.pack.header.count)
 
@@ -492,6 +493,7 @@ class Sequencer:
 
     def _catch_up(self, region: Region, position: Position) -> Steps[bool]:
         """Give a region every pack, envelope and tile up to ``position``, which the database has reached."""
+        region.error = None
         if region.complete >= position.size:
             return True
         start = region.complete - region.complete % TILE_WIDTH
@@ -616,8 +618,13 @@ class Sequencer:
         self._replicas = Replicas(self._settings.tenant, self._signer, self._heads.regions)
 
     def _ready(self, size: int) -> list[str]:
-        """Regions whose head is known and good and which hold everything up to ``size``."""
-        return [name for name in self._heads.usable() if self._heads.regions[name].complete >= size]
+        """Regions whose head is known and good, which hold everything up to ``size`` and failed in nothing since."""
+        regions = self._heads.regions
+        return [
+            name
+            for name in self._heads.usable()
+            if regions[name].complete >= size and regions[name].error is None
+        ]
 
     def _sources(self) -> list[str]:
         """Regions to read from, those that hold most first."""

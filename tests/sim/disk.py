@@ -1,9 +1,9 @@
 """A host's disk in memory: files with what is durable and what is not, behind the ports and behind SQLite.
 
-Every write is held back until its file is synced. A kill of the process loses nothing (the kernel has it); a power
-cut keeps a random subset of the unsynced writes of each file, in any order, the last of them torn at a sector. Directory
-operations (create, rename, unlink) are durable at once. Files of applications survive a power cut whole:
-they are the ledger that tests compare with.
+Every write is held back until its file is synced. A kill of the process loses nothing (the kernel has it); a
+power cut keeps a random subset of the unsynced writes of each file, in any order, the last of them torn at a
+sector. Directory operations (create, rename, unlink) are durable at once. Files of applications survive a
+power cut whole: they are the ledger that tests compare with.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class Inode:
         kept = [item for item in self.unsynced if rng.random() < 0.5]
         rng.shuffle(kept)
         data = bytearray(self.durable)
-        for number, (offset, piece) in enumerate(kept):
-            if piece is None:
+        for number, (offset, written) in enumerate(kept):
+            if written is None:
                 del data[offset:]
                 continue
-            if number == len(kept) - 1 and len(piece) > SECTOR:
-                piece = piece[: rng.randrange(0, len(piece) // SECTOR + 1) * SECTOR]
+            torn = number == len(kept) - 1 and len(written) > SECTOR
+            piece = written[: rng.randrange(0, len(written) // SECTOR + 1) * SECTOR] if torn else written
             if len(data) < offset:
                 data.extend(bytes(offset - len(data)))
             data[offset : offset + len(piece)] = piece
@@ -192,7 +192,9 @@ class SimVfs(apsw.VFS):
         self._disk = disk
         super().__init__(self.name, "")
 
-    def xOpen(self, name: apsw.URIFilename | str | None, flags: list[int]) -> _SimVfsFile:
+    def xOpen(  # type: ignore[override]  # SQLite asks for the methods, not for the class
+        self, name: apsw.URIFilename | str | None, flags: list[int]
+    ) -> _SimVfsFile:
         path = (name.filename() if isinstance(name, apsw.URIFilename) else name or "temporary").encode()
         inode = self._disk.files.get(path)
         if inode is None:

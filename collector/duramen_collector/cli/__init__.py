@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import typer
 
 from duramen.commandline import run
+from duramen_collector import cli_verification
 from duramen_collector.cli import setup, status, tenants, tokens
 
 app = typer.Typer(
@@ -21,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (setup, status, tenants, tokens):
+for module in (setup, status, tenants, tokens, cli_verification):
     module.register(app)
 
 

@@ -19,6 +19,8 @@ What retention is worth here: this store refuses to delete or replace a retained
 out. That guards against mistakes and against bugs of this program. The owner of the files, root, and whoever holds the disk
 can delete all the same; who needs more puts the directory on a file system that enforces it, or uses an object store.
 
+Directories stay when they become empty: one that went away under a writer could take a durable name with it.
+
 What it assumes: a local file system, or one with POSIX rename, link, flock and fsync between all hosts that write. A root
 that does not exist is never made here: it may be a volume that is not mounted. A key cannot be a prefix of another one up to
 a slash (``a`` and ``a/b``), which object stores allow and no key of FORMAT §4 needs.
@@ -64,7 +66,7 @@ _TEMPORARY: Final = ".tmp"
 _DAMAGED: Final = ".damaged"
 _KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}(?:/[A-Za-z0-9_][A-Za-z0-9._-]{0,199})*")
 _PREFIX: Final = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)*(?:[A-Za-z0-9_][A-Za-z0-9._-]*)?")
-_ATTEMPTS: Final = 3
+_ATTEMPTS: Final = 2
 _GENERATION_BYTES: Final = 8
 _OPEN: Final = os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -152,7 +154,7 @@ class FileStore:
     def _create(self, call: Create) -> Answer:
         path = self._root / call.key
         with self._temporary(call.data, call.retain_until_s) as temporary:
-            for _ in range(_ATTEMPTS):  # a directory may be removed, empty, between its making and its use
+            for _ in range(_ATTEMPTS):  # somebody may have removed a directory that was made before
                 self._make_directory(path.parent)
                 try:
                     temporary.link(path)
@@ -163,9 +165,7 @@ class FileStore:
                     continue
                 _sync_directory(path.parent)
                 return Stored(_version(_generation_of(path), temporary.status()))
-        return Failed(
-            f"the directory of {call.key} goes away as it is made; look for another program at work there"
-        )
+        return Failed(f"the directory of {call.key} goes away as it is made; see what else is at work there")
 
     def _compare(self, path: Path, call: Create) -> Answer:
         """What is there already: the same bytes are success, made durable, with the later retention of both."""
@@ -201,7 +201,13 @@ class FileStore:
             if status is not None and status.st_mtime_ns > self._clock.wall_ns():
                 return Failed(f"{call.key} is retained and cannot be replaced")
             _set_generation(lock, generation + 1)
-            temporary.rename(path)
+            if status is None:
+                try:
+                    temporary.link(path)  # not over what a Create, which takes no lock, makes at this moment
+                except FileExistsError:
+                    return Conflict()
+            else:
+                temporary.rename(path)
             _sync_directory(path.parent)
             return Stored(_version(generation + 1, temporary.status()))
 
@@ -220,10 +226,6 @@ class FileStore:
                 _set_generation(lock, _generation(lock) + 1)
             path.unlink(missing_ok=True)
             _sync_directory(path.parent)
-        if path.parent != self._root:
-            with suppress(OSError):  # not empty, mostly
-                path.parent.rmdir()
-                self._forget_directory(path.parent)
         return Stored("")
 
     def supersede(self, key: str, data: bytes, retain_until_s: int | None) -> None:
@@ -365,7 +367,9 @@ def _generation_of(path: Path) -> int:
         return _generation(lock)
 
 
-def _set_generation(lock: int, generation: int) -> None:
+def _set_generation(lock: int | None, generation: int) -> None:
+    if lock is None:
+        raise AssertionError("a generation is set under the lock only")
     os.pwrite(lock, generation.to_bytes(_GENERATION_BYTES, "big"), 0)
     os.fdatasync(lock)
 
