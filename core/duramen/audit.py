@@ -43,6 +43,8 @@ from duramen.statement import Block, BlockKind, Notice, Statement, log_digest, p
 from duramen.tiles import TileHashReader
 from duramen.verdict import Code
 
+__all__ = ["AuditOptions", "AuditReport", "BlockVisit", "Depth", "audit_region"]
+
 ROOTS_KEPT: Final = 65_536
 """Past roots that are remembered, to judge which checkpoints were seen."""
 
