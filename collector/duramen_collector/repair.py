@@ -193,8 +193,8 @@ class _Candidates:
         size = 0 if report.signed is None else report.signed.checkpoint.size
         for source in self._sources.values():
             try:
-                slots = plan_packs(pin_region(source, self._tenant), f"{self._tenant}/", size)
-                for slot in slots:
+                plan = plan_packs(pin_region(source, self._tenant), f"{self._tenant}/", size)
+                for slot in plan.slots:
                     if slot.digest is not None and not slot.is_missing:
                         key = f"{self._tenant}/{pack_key(slot.digest)}"
                         if not self._reader.exists(key):

@@ -29,6 +29,7 @@ from duramen.canonical import Fields
 from duramen.checkpoint import Checkpoint, LogKeys, SignedCheckpoint, open_checkpoint
 from duramen.envelopeaudit import Envelopes
 from duramen.errors import FormatError, IntegrityError, StorageError
+from duramen.frame import pack_key
 from duramen.lineage import Lineages, Report
 from duramen.logreader import LogDefect, LogReport, ObjectTileReader, check_log
 from duramen.merkle import CompactRange, consistency_proof_from, leaf_hash, root_from, verify_consistency
@@ -111,7 +112,12 @@ class _Audit:
         self._signed = signed
         self._report = report
         self._reads_bodies = options.depth is not Depth.HEADERS
-        slots = plan_packs(reader, self._prefix, signed.checkpoint.size)
+        plan = plan_packs(reader, self._prefix, signed.checkpoint.size)
+        slots = plan.slots
+        for digest in plan.strays:
+            key = self._prefix + pack_key(digest)
+            detail = "the pack's bytes are not what its name says; it may be one that the log lacks here"
+            report(Code.REPLICA_CORRUPT, detail, key=key)
         self._boundaries = {slot.end for slot in slots}
         self._packs = PackContents(reader, self._prefix, slots, report, reads_bodies=self._reads_bodies)
         reader_key = options.reader_key if options.depth is Depth.RECORDS else None

@@ -68,7 +68,9 @@ class HttpReader:
     def __init__(self, client: httpx.Client, base: str, token: str | None = None) -> None:
         self._client = client
         self._base = base.rstrip("/") + "/"
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers = {"Accept-Encoding": "identity"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
 
     def read(self, key: str) -> bytes | None:
         """GET; None for 404."""

@@ -1,6 +1,7 @@
 """Each defect of a region is found, named by code and place, and nothing else is."""
 
 import hashlib
+import itertools
 import random
 
 import pytest
@@ -167,6 +168,22 @@ def test_two_swapped_packs(log, objects):
     report = audit(log, objects)
     assert set(codes(report)) == {"replica_corrupt"}
     assert {finding.key for finding in report.findings} == {one, other}
+
+
+def test_neighbouring_packs_damaged_beyond_recognition_are_both_named(log, objects):
+    for number in range(1, len(log.packs)):
+        damaged = dict(objects)
+        for key in log.packs[number - 1 : number + 1]:
+            damaged[key] = bytes(len(damaged[key]))
+        report = audit(log, damaged)
+        assert set(codes(report)) == {"replica_corrupt"}
+        assert {finding.key for finding in report.findings} == set(log.packs[number - 1 : number + 1])
+
+
+def test_any_two_swapped_packs_are_both_named(log, objects):
+    for one, other in itertools.combinations(log.packs, 2):
+        damaged = {**objects, one: objects[other], other: objects[one]}
+        assert {finding.key for finding in audit(log, damaged).findings} == {one, other}
 
 
 def test_body_replaced_by_another_of_its_length_in_a_renamed_pack(log, objects):

@@ -233,6 +233,34 @@ def test_generations_of_one_path_and_overlaps(site, capfd):
     assert [item["sealed_twice"] for item in value["files"]] == [2, 2]
 
 
+def test_names_that_collide_or_would_hurt_a_terminal(site, capfd):
+    log = LogBuilder(4)
+    agent = log.agent("a")
+    for number, path in enumerate((b"/f", b"/f", b"/f~1", b"/d", b"/d/x", b"/\x1b[31m\n")):
+        agent.seal([Source("s\x1b", path, b"%d\n" % number, file=str(number))])
+    log.publish()
+    shutil.rmtree(site / "region")
+    for key, data in log.objects.items():
+        (site / "region" / key).parent.mkdir(parents=True, exist_ok=True)
+        (site / "region" / key).write_bytes(data)
+    code, out, _ = call(capfd, "export", *READER, "--output", "out")
+    assert code == 0
+    assert "\x1b" not in out
+    found = {path.name: path.read_bytes() for path in (site / "out/a").iterdir() if path.is_file()}
+    assert found == {
+        "f~1": b"0\n",
+        "f~2": b"1\n",
+        "f~1~1": b"2\n",
+        "d~1": b"3\n",
+        "\x1b[31m\n": b"5\n",
+    }
+    assert (site / "out/a/d/x").read_bytes() == b"4\n"
+    assert call(capfd, "prove", *READER, "--agent", "a", "--seq", "7", "--output", "b.zip")[0] == 0
+    code, out, _ = call(capfd, "verify", "b.zip", "--vkey", "@vkeys")
+    assert code == 0
+    assert "\x1b" not in out
+
+
 def test_export_and_evidence(site, capfd):
     code, _, err = call(capfd, "export", *READER, "--output", "out", "--evidence", "e.zip")
     assert code == 64

@@ -22,6 +22,7 @@ from duramen.cli.arguments import (
     VkeyOption,
     parse_log_keys,
     print_json,
+    printable,
     read_file,
     read_policy,
     read_reader_key,
@@ -174,10 +175,10 @@ def _print_report(report: EvidenceReport) -> None:
         typer.echo(f"  + {line}")
     for item in report.blocks:
         for run, _, _ in item.payload.runs if item.payload is not None else ():
-            path = run.path.decode(errors="backslashreplace")
+            path = printable(run.path)
             typer.echo(
-                f"  + block {item.block.header.seq}: stream {run.stream}, {path} (file {run.file}), "
-                f"bytes {run.offset} to {run.offset + run.size - 1}, {run.lines} lines"
+                f"  + block {item.block.header.seq}: stream {printable(run.stream)}, {path}, "
+                f"file {printable(run.file)}, bytes {run.offset} to {run.offset + run.size - 1}, {run.lines} lines"
             )
     typer.echo("not proven:")
     for line in report.not_proven:
