@@ -22,7 +22,7 @@ from duramen_collector.regionreader import OverlayReader, StoreReader
 from duramen_collector.repair import repair_region
 from duramen_collector.sequencer import Retention
 from duramen_collector.store.file_store import FileStore
-from duramen_collector.store.port import Absent, Failed, Found, Get, Listed
+from duramen_collector.store.port import Absent, Failed, Found, Get, Listed, Swap
 from duramen_collector.verification import (
     find_verification,
     finding_identity,
@@ -273,6 +273,49 @@ def test_repair_takes_nothing_that_is_wrong(site):
     report = site.repair()
     assert report.repaired == ()
     assert codes(report.audit) == ["replica_missing"]
+
+
+def test_repair_with_a_source_out_of_reach(site):
+    site.stores["asia"] = FileStore(site.path / "asia")
+    site.file("eu", site.log.packs[1]).unlink()
+    site.file("eu", site.log.packs[-1]).unlink()
+    site.file("eu", "acme/checkpoint").unlink()
+    shutil.rmtree(site.path / "eu" / "envelopes")
+    site.stores = dict(reversed(site.stores.items()))
+    report = site.repair()
+    assert codes(report.audit) == []
+    assert report.to_json()["repaired"][-1] == {"key": "acme/checkpoint", "from": "us"}
+    shutil.rmtree(site.path / "us")
+    site.file("eu", "acme/checkpoint").unlink()
+    assert codes(site.repair().audit) == ["replica_missing"]
+
+
+def test_repair_that_cannot_write(site, monkeypatch):
+    site.file("eu", site.log.packs[1]).unlink()
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FileStore, "supersede", refuse)
+    with pytest.raises(StorageError, match="No space"):
+        site.repair()
+
+
+def test_a_sequencer_s_newer_checkpoint_is_never_set_back(site):
+    """Another checkpoint arrives between the audit and the swap."""
+    path = site.file("eu", "acme/checkpoint")
+    path.write_bytes(b"junk")
+
+    class Racing(FileStore):
+        def perform(self, call):
+            if isinstance(call, Swap):
+                super().perform(Swap(call.key, site.log.objects["acme/checkpoint"], call.expected))
+            return super().perform(call)
+
+    site.stores["eu"] = Racing(site.path / "eu")
+    with pytest.raises(StorageError, match="changed by somebody else"):
+        site.repair()
+    assert path.read_bytes() == site.log.objects["acme/checkpoint"]
 
 
 def test_repair_asks_for_a_region_that_there_is(site):

@@ -196,6 +196,33 @@ def test_export_where_tiles_and_packs_are_gone_proves_each_block(site, made, cap
     assert value["files"] == []
 
 
+def test_export_of_a_log_that_cannot_be_read_whole(site, capfd):
+    """The last bundle and its packs are gone: the rest is proven leaf by leaf, where tiles allow it."""
+    log = LogBuilder(4)
+    agent = log.agent("a")
+    agent.seal([Source("s", b"/f", b"one\n")])
+    log.publish()
+    for _ in range(260):
+        agent.idle()
+    log.publish()
+    shutil.rmtree(site / "region")
+    for key, data in log.objects.items():
+        (site / "region" / key).parent.mkdir(parents=True, exist_ok=True)
+        (site / "region" / key).write_bytes(data)
+    (site / "region" / log.packs[-1]).unlink()
+    (site / f"region/acme/tile/entries/001.p/{log.size - 256}").unlink()
+    code, value = call_json(capfd, "export", *READER, "--output", "out")
+    assert code == 2
+    assert (site / "out/a/f").read_bytes() == b"one\n"
+    assert value["unproven_blocks"] == 0
+    (site / f"region/acme/tile/0/001.p/{log.size - 256}").unlink()
+    code, value = call_json(capfd, "export", *READER, "--output", "out2")
+    assert (code, value["files"], value["unproven_blocks"]) == (2, [], 1)
+    code, out, _ = call(capfd, "export", *READER, "--output", "out3")
+    assert code == 2
+    assert "1 blocks could not be proven" in out
+
+
 def test_export_without_the_right_reader_key(site, capfd):
     other = keyfile.seal_private(ReaderKey(bytes(32)), "secret", bytes(16), bytes(12), n=2)
     (site / "reader.key").write_bytes(other)

@@ -176,9 +176,10 @@ def _print_report(report: EvidenceReport) -> None:
     for item in report.blocks:
         for run, _, _ in item.payload.runs if item.payload is not None else ():
             path = printable(run.path)
+            place = f"stream {printable(run.stream)}, {path}, file {printable(run.file)}"
+            end = run.offset + run.size - 1
             typer.echo(
-                f"  + block {item.block.header.seq}: stream {printable(run.stream)}, {path}, "
-                f"file {printable(run.file)}, bytes {run.offset} to {run.offset + run.size - 1}, {run.lines} lines"
+                f"  + block {item.block.header.seq}: {place}, bytes {run.offset} to {end}, {run.lines} lines"
             )
     typer.echo("not proven:")
     for line in report.not_proven:
