@@ -1,9 +1,9 @@
 """The packs of a region held against the log's entries, frame by frame.
 
-The entries are authority: they say which statement each frame must hold, and each statement says how long its body is and what its
-hash is. So the exact layout of every pack is known but for the bodies' bytes, and a damaged pack is read on past the
-damage: each wrong statement and body is named by its own leaf. Where the bytes have shifted the rest of the pack is
-reported as one defect. One pack is in memory at a time.
+The entries are authority: they say which statement each frame must hold, and each statement says how long
+its body is and what its hash is. So the exact layout of every pack is known but for the bodies' bytes, and
+a damaged pack is read on past the damage: each wrong statement and body is named by its own leaf. Where the
+bytes have shifted the rest of the pack is reported as one defect. One pack is in memory at a time.
 
 Where an entry itself could not be read from its bundle, the pack gives it (:meth:`PackContents.entry_at`).
 """
@@ -74,7 +74,10 @@ class PackContents:
         """Bytes of packs that were read."""
 
     def entry_at(self, leaf: int) -> bytes | None:
-        """The entry that the pack at ``leaf`` holds there: not proven by anything; None if it cannot be read."""
+        """The entry that the pack at ``leaf`` holds there: not proven by anything.
+
+        None if it cannot be read.
+        """
         pack = self._pack_at(leaf)
         if pack is not None and not pack.data:
             self._fetch(pack, None)
@@ -103,8 +106,8 @@ class PackContents:
     ) -> bytes | None:
         """Check the frame of ``leaf``; its body if that is what the statement says, None otherwise.
 
-        ``statement`` is what ``entry`` parses to, ``root_before`` the log's root before this leaf, where known. Without
-        bodies to read, every answer is None and only absent packs are found.
+        ``statement`` is what ``entry`` parses to, ``root_before`` the log's root before this leaf, where
+        known. Without bodies to read, every answer is None and only absent packs are found.
         """
         pack = self._pack_at(leaf)
         if pack is None:
@@ -204,8 +207,8 @@ class PackContents:
                 pack,
                 leaf,
                 block,
-                f"the body of block {block.header.seq}, bytes {end} to {end + size - 1} of the pack, is not the one "
-                "that its header names",
+                f"the body of block {block.header.seq}, bytes {end} to {end + size - 1} of the pack, is not "
+                "the one that its header names",
                 Code.BODY_CORRUPT,
             )
             return None
@@ -243,7 +246,7 @@ class PackContents:
                 pack,
                 leaf,
                 block,
-                f"the statement in the pack differs from the log's entry {leaf} in {len(wrong)} bytes {place}",
+                f"the pack's statement differs from the log's entry {leaf} in {len(wrong)} bytes {place}",
                 Code.HEADER_CORRUPT,
             )
         else:

@@ -138,6 +138,15 @@ def read_reader_key(path: Path, passphrase_file: Path | None) -> ReaderKey:
         raise ConfigurationError(f"{path}: {error}") from error
 
 
+def printable(text: str | bytes) -> str:
+    """What a host or a store named, fit for a terminal: control characters and broken UTF-8 are escaped."""
+    decoded = text.decode(errors="backslashreplace") if isinstance(text, bytes) else text
+    return "".join(
+        char if char.isprintable() else char.encode(errors="surrogateescape").hex(" ").join(("<", ">"))
+        for char in decoded
+    )
+
+
 def print_json(value: Json) -> None:
     """One JSON document on stdout."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -156,4 +165,5 @@ def print_findings(findings: tuple[Finding, ...]) -> None:
             )
             if value is not None
         ]
-        typer.echo(f"{finding.severity}: {finding.code}: {finding.detail} ({', '.join(places)})")
+        line = f"{finding.severity}: {finding.code}: {finding.detail} ({', '.join(places)})"
+        typer.echo(printable(line))

@@ -1,4 +1,7 @@
-"""``duramen keys``: reader keys. Private ones never leave the machine they are made on, and never unencrypted."""
+"""``duramen keys``: reader keys.
+
+Private ones never leave the machine they are made on, and never unencrypted.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ def show(
     passphrase_file: PassphraseOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show the readers in a recipients file, or the public half of a private key (which takes its passphrase)."""
+    """Show the readers in a recipients file, or the public half of a private key (under its passphrase)."""
     data = read_file(file)
     if data.startswith(b"{"):
         key = read_reader_key(file, passphrase_file)

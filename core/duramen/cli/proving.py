@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from duramen.audit import AuditOptions, Depth, audit_region, pin_region
+from duramen.audit import audit_region
+from duramen.auditreport import AuditOptions, Depth
+from duramen.checkpoint import LogKeys
 from duramen.cli.arguments import (
     JsonOption,
     KeyOption,
@@ -20,17 +22,19 @@ from duramen.cli.arguments import (
     VkeyOption,
     parse_log_keys,
     print_json,
+    printable,
     read_file,
     read_policy,
     read_reader_key,
     read_token,
 )
-from duramen.checkpoint import LogKeys
+from duramen.disclosure import EvidenceRequest, build_evidence
 from duramen.errors import ConfigurationError, FormatError, IntegrityError, UsageError
-from duramen.evidence import EvidenceReport, EvidenceRequest, build_evidence, report_json, verify_evidence
+from duramen.evidence import EvidenceReport, report_json, verify_evidence
 from duramen.limits import BUNDLE_MAX_BYTES
 from duramen.names import ChainId, Digest, Seq, parse_digest
 from duramen.packs import RegionReader
+from duramen.pinnedregion import pin_region
 from duramen.readers import open_reader
 from duramen.verdict import EXIT_CODES, Verdict
 
@@ -171,10 +175,11 @@ def _print_report(report: EvidenceReport) -> None:
         typer.echo(f"  + {line}")
     for item in report.blocks:
         for run, _, _ in item.payload.runs if item.payload is not None else ():
-            path = run.path.decode(errors="backslashreplace")
+            path = printable(run.path)
+            place = f"stream {printable(run.stream)}, {path}, file {printable(run.file)}"
+            end = run.offset + run.size - 1
             typer.echo(
-                f"  + block {item.block.header.seq}: stream {run.stream}, {path} (file {run.file}), bytes {run.offset} to "
-                f"{run.offset + run.size - 1}, {run.lines} lines"
+                f"  + block {item.block.header.seq}: {place}, bytes {run.offset} to {end}, {run.lines} lines"
             )
     typer.echo("not proven:")
     for line in report.not_proven:
