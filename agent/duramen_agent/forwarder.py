@@ -178,7 +178,7 @@ class Forwarder:
     def _session_times(self, session: Session) -> list[int]:
         times: list[int | None] = []
         if not self._flights.busy(Lane.UPLOAD, session) and (
-            self._more or session.wanted or not session.resumed
+            self._more or session.wanted or session.head_due
         ):
             times.append(session.hold_ns)
         if session.resumed:
@@ -194,8 +194,10 @@ class Forwarder:
     def settled(self) -> bool:
         """Whether waiting for collectors is of no use: all is accepted, or none can be reached now."""
         session = self._session
-        return session is None or not (
-            self._more or session.wanted or self._flights.busy(Lane.UPLOAD, session)
+        return (
+            session is None
+            or self._stuck is not None
+            or not (self._more or session.wanted or self._flights.busy(Lane.UPLOAD, session))
         )
 
     def status(self, now_wall_ns: int) -> ForwardStatus:
@@ -221,7 +223,7 @@ class Forwarder:
     def _next_upload(self, session: Session, now: int) -> Ask | None:
         if now < session.hold_ns:
             return None
-        if not session.resumed:
+        if session.head_due:
             return Ask("GET", "head", self._on_head)
         if session.wanted:
             return self._ask_envelopes(session, session.wanted[0], now)
@@ -297,6 +299,7 @@ class Forwarder:
             self._accepted_seq = self._sent_seq = accepted_seq
             self._receipts.accepted(accepted_seq, now)
             session.resumed = True
+            session.head_due = False
             session.wanted.clear()
             self._more = True
 
@@ -410,7 +413,7 @@ class Forwarder:
             self._ask_head_again(flight.session, now)
 
     def _ask_head_again(self, session: Session, now: int) -> None:
-        session.resumed = False
+        session.head_due = True
         session.hold_ns = max(session.hold_ns, now + RESUME_PAUSE_NS)
 
     # More than one collector
@@ -458,12 +461,15 @@ class Forwarder:
                 self._beat_ns = now
         elif problem.code == "fork":
             self._halt(_fork(session.collector, self._accepted_seq + 1))
-        elif problem.code == "envelope_missing":
-            session.uploaded.clear()
-            self._fail(flight, reason, now)
-        elif problem.accepted_seq is not None:
+        elif problem.accepted_seq is not None and flight.lane is Lane.UPLOAD:
             session.hold_ns = now + RESUME_PAUSE_NS
             self._continue_from(session, problem.accepted_seq, problem.head, now)
+        elif problem.accepted_seq is not None:
+            # A heartbeat that an upload overtook is none; a head that nobody here sent is looked at.
+            if problem.accepted_seq > self._sent_seq:
+                self._ask_head_again(session, now)
+        elif flight.dek is not None:
+            self._stick(session, f"{problem.code}: the envelopes of {flight.dek.hex()}: {reason}", now)
         else:
             self._fail(flight, reason, now)
 
@@ -496,7 +502,7 @@ class Forwarder:
 
     def _stick(self, session: Session, finding: str, now: int) -> None:
         self._stuck = finding
-        session.resumed = False
+        session.head_due = True
         session.hold_ns = now + REFUSED_RETRY_NS
 
     def _halt(self, finding: str) -> None:

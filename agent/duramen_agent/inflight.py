@@ -44,7 +44,9 @@ class Session:
 
     collector: str
     resumed: bool = False
-    """Whether its head is known, and ours."""
+    """Whether its head has been seen, and was ours: only then does it get heartbeats."""
+    head_due: bool = True
+    """Whether its head is to be asked for before anything is uploaded."""
     nonce: bytes | None = None
     stale_nonces: int = 0
     """Heartbeats refused in a row for their nonce."""

@@ -116,10 +116,10 @@ def test_again_is_no_error_and_asks_nobody(place):
 
 def test_the_next_collector_is_asked_when_one_cannot_decide(place):
     place.instead = ["down", problem(503, "busy", "later")]
-    with pytest.raises(PeerError, match="down; https://b:2 refused: later"):
+    with pytest.raises(PeerError, match=r"down; https://b:2 refused: later"):
         place.enroll()
     place.instead = [problem(429, "busy", "slow"), Answer(200, {"content-type": "text/html"}, b"")]
-    with pytest.raises(PeerError, match="slow; .*not a collector's answer"):
+    with pytest.raises(PeerError, match=r"slow; .*not a collector's answer"):
         place.enroll()
     place.instead = ["down"]
     assert not place.enroll().already

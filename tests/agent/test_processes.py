@@ -164,7 +164,7 @@ def test_the_whole_way_with_kills_and_a_restart(server, host):
             host.start()
             log.write(b"line %d\n" % lines)
             lines += 1
-            host.wait(lambda value: value["head"]["records"] >= lines)
+            host.wait(lambda value, lines=lines: value["head"]["records"] >= lines)
     server.publish()
     value = host.wait(lambda value: value["forward"]["published_seq"] >= 2)
     assert value["forward"]["collector"] == server.url

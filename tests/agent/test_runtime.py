@@ -1,4 +1,4 @@
-"""The main loop and the command line in this process; what needs a process of its own is in test_processes."""
+"""The main loop and the command line in this process; test_processes has what needs one of its own."""
 
 from __future__ import annotations
 
@@ -147,6 +147,17 @@ def test_a_stop_does_not_wait_for_a_collector_that_is_away(config, server):
     running.during(lambda: running.wait(lambda value: value["state"] == "degraded"))
     assert time.monotonic() - began < 8
     server.start(server.port)
+
+
+def test_a_stop_does_not_wait_for_ever_for_one_that_hangs(config, server, monkeypatch):
+    monkeypatch.setattr("duramen_agent.runtime.STOP_WITHIN_NS", 10**9)
+    gate = threading.Event()
+    server.instead = lambda _: gate.wait(20) and None
+    running = Running(config)
+    began = time.monotonic()
+    running.during(lambda: running.wait(lambda value: value["head"]["records"] >= 2))
+    assert time.monotonic() - began < 6
+    gate.set()
 
 
 def test_enrolling_again_and_wrongly(config, server, tmp_path, capsys):

@@ -61,8 +61,8 @@ REPORT = Report(STATUS, "1.2.3", ProcessStatus(50 << 20, 1.5, 9, 3700.0))
 def test_the_json_is_the_contract_s():
     value = json.loads(encode_report(REPORT))
     assert set(value) == {
-        "state", "reasons", "tenant", "agent", "chain", "version", "head", "spool", "forward", "sources", "losses",
-        "config_sha256", "process",
+        "state", "reasons", "tenant", "agent", "chain", "version", "head", "spool", "forward", "sources",
+        "losses", "config_sha256", "process",
     }  # fmt: skip
     assert set(value["head"]) == {"seq", "hash", "records", "sealed"}
     assert set(value["spool"]) == {"blocks", "bytes", "max_bytes", "oldest_seconds", "disk_free_bytes"}
