@@ -981,7 +981,7 @@ def test_a_collector_that_lies_is_neither_believed_nor_flooded(lies, forever):
     told = cycle(lies) if forever else iter(lies)
     world.instead = lambda _: next(told, None)
     world.run(600)
-    assert len(world.log) < 1500  # of which some hundred and twenty are due when all is well
+    assert len(world.log) < 400  # of which some hundred and twenty are due when all is well
     assert world.spool.usage().blocks == 4
     assert world.status.published_seq == -1
     world.instead = lambda _: None
