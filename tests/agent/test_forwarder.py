@@ -334,7 +334,7 @@ def test_envelope_missing_as_a_conflict_is_retried():
     answers = iter([problem(409, "envelope_missing", "send them")])
     world.instead = lambda request: next(answers, None) if "blocks" in request.path else None
     world.run(5)
-    assert world.paths().count("PUT envelopes") == 2  # in a session of its own
+    assert world.paths().count("PUT envelopes") == 2  # in a contact of its own
     assert world.status.accepted_seq == 2
 
 
