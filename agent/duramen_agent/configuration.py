@@ -201,6 +201,15 @@ class AgentConfiguration(_Section):
     receipts: ReceiptsConfiguration = ReceiptsConfiguration()
     spool: SpoolConfiguration = SpoolConfiguration()
 
+    @field_validator("sources")
+    @classmethod
+    def _distinct(cls, sources: tuple[SourceConfiguration, ...]) -> tuple[SourceConfiguration, ...]:
+        streams = [source.stream for source in sources]
+        for stream in streams:
+            if streams.count(stream) > 1:
+                raise ValueError(f"the stream {stream} is there twice; list all its paths in one source")
+        return sources
+
     @property
     def config_sha256(self) -> Digest:
         """SHA-256 of the effective configuration.

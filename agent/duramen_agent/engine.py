@@ -28,6 +28,7 @@ from duramen.ports import Disk, Random
 from duramen.statement import Flags
 from duramen_agent.agentstatus import AgentStatus, HeadStatus, LossStatus, SpoolStatus
 from duramen_agent.allowance import Allowance
+from duramen_agent.batch import Batch
 from duramen_agent.configuration import AgentConfiguration
 from duramen_agent.effects import HttpFailure, HttpResponse
 from duramen_agent.event import AgentEvent, EventKind
@@ -35,7 +36,7 @@ from duramen_agent.sealer import Contents, Sealer
 from duramen_agent.source import DEFAULT_SLOT, Slot, Source, Watch
 from duramen_agent.spool import Spool, SpoolFull
 from duramen_agent.step import Effects, Event, Forwarder, Moment, PathsChanged, StopRequested
-from duramen_agent.tail import Batch, Tailer
+from duramen_agent.tail import Tailer
 
 SEAL_BYTES: Final = 1024 * 1024
 """Raw bytes of one round: a larger block gains no speed, and costs memory and latency."""
@@ -219,7 +220,7 @@ class Engine:
             if slot in free or self._stop_ns is not None or self._tailer.backlog_bytes(slot) >= SEAL_BYTES:
                 chosen.add(slot)
         for batch in self._tailer.read_round(SEAL_BYTES, now, chosen | self._tailer.ending_slots()):
-            if batch.slot in free and 0 < sum(len(chunk.raw) for chunk in batch.chunks) < SEAL_BYTES:
+            if batch.slot in free and 0 < batch.raw_bytes < SEAL_BYTES:
                 self._allowance(batch.slot, now).take()
             contents = Contents(batch.slot, batch.chunks, batch.events, batch.positions)
             self._queue.append((contents, batch))

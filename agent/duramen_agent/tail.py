@@ -28,12 +28,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from duramen.ports import Disk, FileStat
 from duramen_agent.agentstatus import SourceStatus
+from duramen_agent.batch import Batch, Ending
 from duramen_agent.event import AgentEvent, EventKind, readable
 from duramen_agent.generation import Chunk, Generation, Outcome
 from duramen_agent.position import Position
@@ -45,30 +46,6 @@ QUIET_NS: Final = 30 * 10**9
 DISCOVERY_SPACING_NS: Final = 100 * 10**6
 """Reported changes start at most one discovery in this time."""
 NO_FILE_YET: Final = "no file matches yet"
-CHUNKS_MAX: Final = 4096
-"""Runs in one round: their manifest lines stay well below the limit of a manifest."""
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one round found for one shred group and class: it becomes one block, or only deletes positions.
-
-    Events about files are sealed with their files' records, in the same block: so an ending and its event
-    are one step.
-    """
-
-    slot: Slot
-    chunks: list[Chunk] = field(default_factory=list)
-    events: list[AgentEvent] = field(default_factory=list)
-    generations: dict[int, Generation] = field(default_factory=dict)
-    """Those whose positions move."""
-    gone: list[Position] = field(default_factory=list)
-    """Those that ended."""
-
-    @property
-    def positions(self) -> list[Position]:
-        """What becomes durable with the block."""
-        return [*(item.position() for item in self.generations.values()), *self.gone]
 
 
 class Tailer:
@@ -94,7 +71,7 @@ class Tailer:
         """What the patterns matched at the last discovery."""
         self._ready: dict[int, Generation] = {}
         self._open: dict[int, Generation] = {}
-        self._ending: dict[Slot, Batch] = {}
+        self._endings: deque[Ending] = deque()
         self._waiting: dict[tuple[int, bytes], str] = {}
         self._expected: set[int] = set()
         """Rotated files at whose end there was nothing left to read when they were looked at last."""
@@ -215,7 +192,13 @@ class Tailer:
             try:
                 self._search_one(generation, listed, now)
             except OSError as error:  # nothing can be concluded from what cannot be looked at
-                generation.problem = _reason(error)
+                self._unseen(generation, _reason(error))
+
+    def _unseen(self, generation: Generation, problem: str) -> None:
+        """The name cannot be looked at; what is open is read all the same."""
+        generation.problem = problem
+        if generation.file is not None:
+            self._ready[generation.number] = generation
 
     def _search_one(
         self,
@@ -270,7 +253,7 @@ class Tailer:
         """
         directory = self._stat(os.path.dirname(generation.path) or b"/")  # noqa: PTH120  # pathlib does not take bytes
         if directory is None or directory.device != generation.device or not listing:
-            generation.problem = "its directory cannot be listed, or is not mounted"
+            self._unseen(generation, "its directory cannot be listed, or is not mounted")
             return
         if generation.name is not None:
             generation.quiet_since_ns = now.monotonic_ns
@@ -305,12 +288,8 @@ class Tailer:
 
     def _end(self, generation: Generation, event: AgentEvent | None, chunks: Sequence[Chunk] = ()) -> None:
         """Forget a generation; what is to be sealed about it goes with the next round."""
-        slot = generation.source.slot
-        batch = self._ending.setdefault(slot, Batch(slot))
-        batch.chunks.extend(chunks)
-        batch.gone.append(generation.position(gone=True))
-        if event is not None:
-            batch.events.append(event)
+        position = generation.position(gone=True)
+        self._endings.append(Ending(generation.source.slot, chunks, event, position))
         generation.close()
         self._open.pop(generation.number, None)
         self._ready.pop(generation.number, None)
@@ -408,11 +387,11 @@ class Tailer:
 
     def ready_slots(self) -> set[Slot]:
         """Where a read round may find something."""
-        return {item.source.slot for item in self._ready.values()} | self._ending.keys()
+        return {item.source.slot for item in self._ready.values()} | self.ending_slots()
 
     def ending_slots(self) -> set[Slot]:
-        """Where a file ended: its events do not wait."""
-        return {slot for slot, batch in self._ending.items() if batch.chunks or batch.events}
+        """Where a file ended: what is to be said about it does not wait."""
+        return {ending.slot for ending in self._endings}
 
     def read_round(self, budget_bytes: int, now: Moment, slots: Iterable[Slot]) -> list[Batch]:
         """Read files of ``slots`` in turn, one quantum each, until ``budget_bytes`` or nothing is ready.
@@ -420,36 +399,42 @@ class Tailer:
         Every batch has to be sealed and given to :meth:`commit` before the next round.
         """
         wanted = set(slots)
-        batches = {slot: self._ending.pop(slot) for slot in wanted & self._ending.keys()}
+        batches = {slot: Batch(slot) for slot in wanted}
+        found = self._take_endings(batches, budget_bytes)
         queue = [item for item in self._ready.values() if item.source.slot in wanted]
         queue.sort(key=lambda item: item.file is None)  # those that are open make room for the others
-        found = chunk_count = 0
-        while queue and found < budget_bytes and chunk_count < CHUNKS_MAX:
+        while queue and found < budget_bytes:
             again = []
             for index, generation in enumerate(queue):
-                if found >= budget_bytes or chunk_count >= CHUNKS_MAX:
+                if found >= budget_bytes:
                     again.extend(queue[index:])
                     break
-                self._ready.pop(generation.number, None)
                 chunks, more = self._read(generation, now)
                 if chunks:
-                    slot = generation.source.slot
-                    batch = batches.setdefault(slot, Batch(slot))
-                    batch.chunks.extend(chunks)
-                    batch.generations[generation.number] = generation
-                    found += sum(len(chunk.raw) for chunk in chunks)
-                    chunk_count += len(chunks)
+                    found += batches[generation.source.slot].add(generation, chunks)
                 if more:
                     self._ready[generation.number] = generation
                     again.append(generation)
             queue = again
-        for slot in wanted & self._ending.keys():  # files that ended during this round
-            _merge(batches.setdefault(slot, Batch(slot)), self._ending.pop(slot))
-        return list(batches.values())
+        return [item for item in batches.values() if item.chunks or item.events or item.gone]
+
+    def _take_endings(self, batches: Mapping[Slot, Batch], budget_bytes: int) -> int:
+        found = 0
+        waiting: deque[Ending] = deque()
+        while self._endings and found < budget_bytes:
+            ending = self._endings.popleft()
+            if ending.slot in batches:
+                found += batches[ending.slot].end(ending)
+            else:
+                waiting.append(ending)
+        self._endings.extendleft(reversed(waiting))
+        return found
 
     def _read(self, generation: Generation, now: Moment) -> tuple[list[Chunk], bool]:
         """Read once; whether to come back in this round."""
-        if generation.file is None and not self._reopen(generation, now):
+        opened = generation.file is not None or self._reopen(generation, now)
+        self._ready.pop(generation.number, None)
+        if not opened:
             return [], False
         self._open[generation.number] = self._open.pop(generation.number)  # most recently read last
         over = self._is_over(generation, now)
@@ -536,12 +521,6 @@ class Tailer:
         for generation in self._by_identity.values():
             generation.close()
         self._open.clear()
-
-
-def _merge(batch: Batch, other: Batch) -> None:
-    batch.chunks.extend(other.chunks)
-    batch.events.extend(other.events)
-    batch.gone.extend(other.gone)
 
 
 def _names(generation: Generation) -> dict[str, str | int]:

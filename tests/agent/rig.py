@@ -277,6 +277,5 @@ __all__ = [
     "IdleForwarder",
     "Sealed",
     "append",
-    "field",
     "read_back",
 ]

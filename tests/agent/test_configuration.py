@@ -86,6 +86,11 @@ def test_the_contract_s_example_is_accepted() -> None:
         ("ca", "ca.pem", "ca: 'ca.pem' is not an absolute path"),
         ("log_keys", ["one"], "the key log_keys[1] is missing"),
         ("sources.0.stream", "_duramen", "sources[0].stream: '_duramen' is not a name"),
+        (
+            "sources.0.stream",
+            "app",
+            "sources: the stream app is there twice; list all its paths in one source",
+        ),
         ("sources.0.paths", ["relative.log"], "sources[0].paths[0]: 'relative.log' is not an absolute path"),
         (
             "sources.0.retention_class",
@@ -114,7 +119,7 @@ def test_each_mistake_has_its_sentence(path: str, value: object, sentence: str) 
         ("? [a]\n: b", "agent.yaml"),
         ("a: !!python/object:os.system {}", "agent.yaml, line 1 is not valid YAML"),
         ("a: \x00", "agent.yaml"),
-        ("x: " + "[" * 3000, "agent.yaml"),
+        ("x: " + "[" * 1200, "agent.yaml"),
     ],
 )
 def test_what_is_not_a_configuration_at_all(text: str, sentence: str) -> None:
