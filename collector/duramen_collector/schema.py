@@ -70,7 +70,9 @@ enrolments: Final = Table(
     Column("tenant", String(63), nullable=False),
     Column("agent", String(253), nullable=False),
     Column("expires_ns", BigInteger, nullable=False),
-    Column("used_by", LargeBinary(32), nullable=True),  # hash of the genesis that used it
+    Column(
+        "used_by", LargeBinary(32), nullable=True
+    ),  # SHA-256 of the genesis' hash and the certified public key
     ForeignKeyConstraint(["tenant"], ["tenants.tenant"]),
 )
 
@@ -103,6 +105,38 @@ envelopes: Final = Table(
     Column("key_hash", LargeBinary(32), primary_key=True),
     Column("chain", LargeBinary(32), nullable=False),
     Column("envelope", LargeBinary, nullable=False),
+    Column(
+        "keys_seq", BigInteger, nullable=True
+    ),  # the keys block that commits to it; NULL until that is accepted
+)
+
+forks: Final = Table(
+    "forks",
+    metadata,
+    Column("chain", LargeBinary(32), primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("hash", LargeBinary(32), primary_key=True),  # of the statement that was not accepted
+    Column("tenant", String(63), nullable=False),
+    Column("statement", LargeBinary, nullable=True),  # NULL: known from a heartbeat only
+    Column(
+        "signature", String(16), nullable=False
+    ),  # valid; unchecked where the signing key is no longer at hand
+    Column("seen_ns", BigInteger, nullable=False),
+    ForeignKeyConstraint(["chain"], ["chains.chain"]),
+)
+
+announcements: Final = Table(
+    "announcements",
+    metadata,
+    Column("chain", LargeBinary(32), primary_key=True),
+    Column(
+        "next_seq", BigInteger, nullable=False
+    ),  # of a heartbeat ahead of what was accepted, so not verified yet
+    Column("head", LargeBinary(32), nullable=False),
+    Column("nonce", LargeBinary(32), nullable=False),
+    Column("signature", LargeBinary(64), nullable=False),
+    Column("heard_ns", BigInteger, nullable=False),
+    ForeignKeyConstraint(["chain"], ["chains.chain"]),
 )
 
 landing: Final = Table(
@@ -134,6 +168,14 @@ entries: Final = Table(
     Column("seq", BigInteger, nullable=True),
     UniqueConstraint("tenant", "hash"),
     Index(None, "chain", "seq"),
+)
+
+packs: Final = Table(
+    "packs",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("first_leaf", BigInteger, primary_key=True),
+    Column("digest", LargeBinary(32), nullable=False),  # which pack holds the statements from this leaf on
 )
 
 tiles: Final = Table(

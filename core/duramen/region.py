@@ -13,13 +13,14 @@ HEAD_KEY: Final = "head"
 """The deciding register of PROTOCOL.md."""
 CHECKPOINT_KEY: Final = "checkpoint"
 PACKS_PREFIX: Final = "packs/"
+KEPT_CHECKPOINTS_PREFIX: Final = "checkpoints/"
 ENVELOPES_PREFIX: Final = "envelopes/"
 """Beside the tenants: envelopes live apart from what they open."""
 
 
 def kept_checkpoint_key(size: int) -> str:
     """Where the hourly checkpoint of ``size`` is kept."""
-    return f"checkpoints/{size}"
+    return f"{KEPT_CHECKPOINTS_PREFIX}{size}"
 
 
 def envelope_key(tenant: str, dek: DataKeyId, key_hash: Digest) -> str:

@@ -1,0 +1,1 @@
+"""The database's migrations, in the order of their revisions; none is changed once released."""

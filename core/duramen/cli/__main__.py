@@ -1,0 +1,7 @@
+"""``python -m duramen.cli``."""
+
+import sys
+
+from duramen.cli import main
+
+sys.exit(main())
