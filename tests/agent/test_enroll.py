@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,26 @@ def test_a_configuration_of_something_else_is_refused(place, text):
     place.config.write_text(text)
     with pytest.raises(ConfigurationError):
         place.enroll()
+
+
+def test_modes_do_not_depend_on_the_umask(place):
+    before = os.umask(0o077)
+    try:
+        place.enroll()
+    finally:
+        os.umask(before)
+    assert place.config.parent.stat().st_mode & 0o777 == 0o755
+    assert place.config.stat().st_mode & 0o777 == 0o644
+    assert (place.config.parent / "ca.pem").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_state_directory_that_others_can_enter_is_refused(place):
+    place.state.mkdir(mode=0o755)
+    with pytest.raises(ConfigurationError, match="set its mode to 0700"):
+        place.enroll()
+    assert not list(place.state.iterdir())
+    place.state.chmod(0o700)
+    place.enroll()
 
 
 def test_another_authority_is_refused(place):

@@ -309,6 +309,15 @@ def test_versions(tmp_path):
     assert (one.returncode, two.returncode) == (0, 0)
 
 
+def test_the_daemon_holds_no_command_line_and_no_certificate_library():
+    heavy = ["typer", "cryptography.x509", "psutil", "asyncio", "duramen_agent.cli", "duramen_agent.enroll"]
+    code = f"import sys, duramen_agent.daemon; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_idle_costs_nothing_measurable(host):
     host.start()
     host.wait(lambda value: value["forward"]["accepted_seq"] >= 2)
