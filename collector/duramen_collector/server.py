@@ -34,8 +34,7 @@ MAX_CONNECTIONS: Final = 4096
 
 
 class PeerProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol that also tells the application who is at the other end, and bounds what
-    comes in.
+    """uvicorn's HTTP/1.1 protocol with bounds, and with the name of who is at the other end.
 
     uvicorn bounds neither the head of a request nor the time that one may take, and anyone may connect:
     here a head has ``HEAD_MAX_BYTES`` and ``PATIENCE_SECONDS``, a body may pause for as long, and trailers
