@@ -1,13 +1,13 @@
 """The ``head`` registers of all regions of one log: reading, promising, accepting (PROTOCOL.md).
 
-Generators yield batches of calls and take their answers in the same order; a driver may perform a batch in parallel. What holds
-whatever happens to a call:
+Generators yield batches of calls and take their answers in the same order; a driver may perform a batch in
+parallel. What holds whatever happens to a call:
 
-- a write is conditional on the version that its bytes were made from, so one that lands late, after its caller gave up, lands
-  only where nothing has changed since;
-- after a conflict, an error or a timeout the head is read again: one of this operation's write uuids is success;
-- a head that is missing, foreign, malformed, or lower than remembered is quarantined until this object is made anew: it is
-  not written to and counts in no quorum. ``remembered`` is what the database knew *before* anything was read.
+- a write is conditional on the version that its bytes were made from, so one that lands late, after its
+caller gave up, lands only where nothing has changed since; - after a conflict, an error or a timeout the
+head is read again: one of this operation's write uuids is success; - a head that is missing, foreign,
+malformed, or lower than remembered is quarantined until this object is made anew: it is not written to and
+counts in no quorum. ``remembered`` is what the database knew *before* anything was read.
 """
 
 from __future__ import annotations
@@ -86,7 +86,10 @@ def object_key(tenant: str, name: str) -> str:
 
 
 class Region:
-    """What the sequencer knows of one region; ``complete`` is the size up to which it holds everything (-1: unknown)."""
+    """What the sequencer knows of one region.
+
+    ``complete`` is the size up to which it holds everything (-1: unknown).
+    """
 
     __slots__ = ("complete", "error", "head", "name", "quarantine", "version")
 
@@ -141,7 +144,8 @@ class Heads:
     def accept(self, ballot: Ballot, value: Value, names: Iterable[str]) -> Steps[list[str]]:
         """Make the regions ``names`` accept ``value`` under ``ballot``; those that have.
 
-        A later value of the same ballot begins with this one and counts as it; a repair must not take it back.
+        A later value of the same ballot begins with this one and counts as it; a repair must not take it
+        back.
         """
         wanted = Accepted(ballot, value)
 
@@ -150,7 +154,7 @@ class Heads:
                 return replace(head, promised=ballot, accepted=wanted)
             if head.accepted.rank == wanted.rank and head.accepted != wanted:
                 raise StoppedError(
-                    f"the region {head.region} accepted another log under this sequencer's own ballot {ballot}; "
+                    f"the region {head.region} accepted another log under this sequencer's ballot {ballot}; "
                     "an operator has to find out who else uses it",
                     "equivocation",
                 )
@@ -189,7 +193,10 @@ class Heads:
         return done
 
     def _swap(self, pending: Mapping[str, Head], done: list[str]) -> Steps[list[str]]:
-        """One round of swaps; those that were not simply stored are read again and, where that works, returned."""
+        """One round of swaps.
+
+        Those that were not simply stored are read again and, where that works, returned.
+        """
         if not pending:
             return []
         answers = yield [
@@ -258,8 +265,9 @@ class Heads:
 def initialise_regions(tenant: str, origin: str, configuration: Configuration, random: Random) -> Steps[None]:
     """The operator's init of one log: create the head in every region, and never again.
 
-    Run again after a crash it creates those that are still missing, as long as nothing has been promised anywhere. Raises
-    ConfigurationError when a region already has a head in use or another one's, StorageError when a region does not answer.
+    Run again after a crash it creates those that are still missing, as long as nothing has been promised
+    anywhere. Raises ConfigurationError when a region already has a head in use or another one's,
+    StorageError when a region does not answer.
     """
     key = object_key(tenant, HEAD_KEY)
     names = configuration.regions

@@ -1,16 +1,16 @@
 """What the database knows of one tenant log: everything the sequencer reads or writes there.
 
-Each method is one transaction on the given connection, committed before it returns, so that none is ever open while calls to
-regions are under way. What the order of commits guarantees:
+Each method is one transaction on the given connection, committed before it returns, so that none is ever
+open while calls to regions are under way. What the order of commits guarantees:
 
-- a pack's bytes are fixed (:meth:`Ledger.next_pack`) before any region sees them;
-- a ballot is recorded (:meth:`Ledger.record_ballot`) before it is used, so that a restart knows its own ballots from others';
-- a size and root are recorded (:meth:`Ledger.guard`) before they are signed, and no other root is ever recorded for that
-  size, nor a smaller size after it;
-- :meth:`Ledger.record` makes entries, tiles, checkpoint, published marks and the removal from ``landing`` true together.
+- a pack's bytes are fixed (:meth:`Ledger.next_pack`) before any region sees them; - a ballot is recorded
+(:meth:`Ledger.record_ballot`) before it is used, so that a restart knows its own ballots from others'; - a
+size and root are recorded (:meth:`Ledger.guard`) before they are signed, and no other root is ever recorded
+for that size, nor a smaller size after it; - :meth:`Ledger.record` makes entries, tiles, checkpoint,
+published marks and the removal from ``landing`` true together.
 
-The database may be behind the regions (it lost a commit, or was lost); ``record`` catches up pack by pack. It is not the truth
-about what has been published and cannot be ahead of it.
+The database may be behind the regions (it lost a commit, or was lost); ``record`` catches up pack by pack.
+It is not the truth about what has been published and cannot be ahead of it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ PackObserver = Callable[[Connection, Pack], None]
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far the database is: size, root, and the digest of the last finished pack (zero before the first)."""
+    """How far the database is.
+
+    Size, root, and the digest of the last finished pack (zero before the first).
+    """
 
     size: int
     root: Digest
@@ -107,7 +110,10 @@ def open_pack(data: bytes) -> PendingPack:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What waits in ``landing``: statements, their bytes as frames, and when the oldest was accepted (Unix ns, 0: none)."""
+    """What waits in ``landing``.
+
+    Statements, their bytes as frames, and when the oldest was accepted (Unix ns, 0: none).
+    """
 
     count: int
     size_bytes: int
@@ -124,7 +130,10 @@ class WrappedKey:
 
 
 class DatabaseTiles:
-    """A :class:`duramen.tiles.TileReader` over the table ``tiles``; partial tiles are prefixes of what is there."""
+    """A :class:`duramen.tiles.TileReader` over the table ``tiles``.
+
+    Partial tiles are prefixes of what is there.
+    """
 
     def __init__(self, connection: Connection, tenant: str) -> None:
         self._connection = connection
@@ -147,8 +156,8 @@ class DatabaseTiles:
 class Ledger:
     """The database of the tenant log of ``tenant``.
 
-    ``on_published`` is called within the transaction that records a pack, for whoever keeps marks of its own (chain heads
-    that a rebuild has to bring back).
+    ``on_published`` is called within the transaction that records a pack, for whoever keeps marks of its
+    own (chain heads that a rebuild has to bring back).
     """
 
     def __init__(self, connection: Connection, tenant: str, on_published: PackObserver | None = None) -> None:
@@ -211,9 +220,9 @@ class Ledger:
     def next_pack(self, max_bytes: int) -> PendingPack | None:
         """The pack to publish now, its bytes fixed: the same again until it is finished; None: nothing waits.
 
-        At most about ``max_bytes`` long, but always one statement. Of one retention class, that of the first statement that has one;
-        statements of another class wait, and the rest of their chains with them, so that a chain's order is kept.
-        What ``entries`` holds already leaves ``landing``.
+        At most about ``max_bytes`` long, but always one statement. Of one retention class, that of the
+        first statement that has one; statements of another class wait, and the rest of their chains with
+        them, so that a chain's order is kept. What ``entries`` holds already leaves ``landing``.
         """
         with self._transaction():
             row = self._row()
@@ -282,8 +291,8 @@ class Ledger:
                 if self._signed_root(size) == root:
                     return
                 raise IntegrityError(
-                    f"the log of {self._tenant} was signed at size {last[0]} and is not signed again at {size} with "
-                    "another root or a smaller size: an operator has to look",
+                    f"the log of {self._tenant} was signed at size {last[0]} and is not signed at {size} "
+                    "with another root or at a smaller size: an operator has to look",
                     code="equivocation",
                 )
             self._connection.execute(insert(signed).values(tenant=self._tenant, size=size, root=root))

@@ -1,8 +1,8 @@
 """When a tenant log is acquired, published and repaired: a single-threaded state machine over its sequencer.
 
-Events come in (:meth:`Publisher.tick`, :meth:`Publisher.answers`), effects come out: a :class:`Batch` of region calls to perform and to
-answer, or a :class:`Wait` until a time. It never runs two operations at once, and begins none by itself: whoever drives it ticks it
-when a wait is over or something arrived.
+Events come in (:meth:`Publisher.tick`, :meth:`Publisher.answers`), effects come out: a :class:`Batch` of
+region calls to perform and to answer, or a :class:`Wait` until a time. It never runs two operations at
+once, and begins none by itself: whoever drives it ticks it when a wait is over or something arrived.
 
 ::
 
@@ -12,7 +12,8 @@ when a wait is over or something arrived.
         ▼
     stepped down, stopped       for good; only promote() leads back to acquiring
 
-Times are monotonic nanoseconds of the caller's, but for ``backlog.oldest_ns``, which is wall time: :meth:`tick` takes both.
+Times are monotonic nanoseconds of the caller's, but for ``backlog.oldest_ns``, which is wall time:
+:meth:`tick` takes both.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from duramen.errors import StorageError
 from duramen_collector.heads import RegionCall, Steps
 from duramen_collector.ledger import Ledger
 from duramen_collector.outcome import (
@@ -57,7 +59,10 @@ class PublisherState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Calls to perform, in parallel if liked; the answers, in the same order, go to :meth:`Publisher.answers`."""
+    """Calls to perform, in parallel if liked.
+
+    The answers, in the same order, go to :meth:`Publisher.answers`.
+    """
 
     calls: tuple[RegionCall, ...]
 
@@ -87,7 +92,11 @@ class PublisherStatus:
 
 
 class Publisher:
-    """Drives one tenant log; publishes when ``interval_ns`` has passed since the oldest waiting statement came, or ``max_bytes`` wait."""
+    """Drives one tenant log.
+
+    Publishes when ``interval_ns`` has passed since the oldest waiting statement came, or ``max_bytes``
+    wait.
+    """
 
     def __init__(self, sequencer: Sequencer, ledger: Ledger, *, interval_ns: int, max_bytes: int) -> None:
         self._sequencer = sequencer
@@ -97,6 +106,7 @@ class Publisher:
         self._state = PublisherState.ACQUIRING
         self._steps: Steps[Outcome] | None = None
         self._batch: Batch | None = None
+        self._is_promotion_wanted = False
         self._is_promotion = False
         self._reason: str | None = None
         self._code: str | None = None
@@ -117,8 +127,14 @@ class Publisher:
         if now_ns < self._not_before_ns:
             return Wait(self._not_before_ns)
         if self._state is PublisherState.ACQUIRING:
+            self._is_promotion = self._is_promotion or self._is_promotion_wanted
+            self._is_promotion_wanted = False
             return self._begin(self._sequencer.acquire(promote=self._is_promotion), now_ns)
-        if self._is_retry or self._is_due(wall_ns):
+        try:
+            is_due = self._is_retry or self._is_due(wall_ns)
+        except StorageError as error:
+            return self._ended(Unavailable(str(error)), now_ns)
+        if is_due:
             return self._begin(self._sequencer.publish(), now_ns)
         for name in self._sequencer.lagging():
             if now_ns >= self._repair_at_ns.get(name, 0):
@@ -134,14 +150,19 @@ class Publisher:
         return self._resume(self._steps, answers, now_ns)
 
     def promote(self) -> None:
-        """The operator wants this collector to take the log, whoever has it; takes effect at the next tick."""
+        """The operator wants this collector to take the log, whoever has it.
+
+        At the next tick, or after what is under way.
+        """
+        self._is_promotion_wanted = True
         if self._batch is None:
-            self._state = PublisherState.ACQUIRING
-            self._not_before_ns = 0
-        self._is_promotion = True
+            self._enter(PublisherState.ACQUIRING, None, None)
 
     def is_accepting(self) -> bool:
-        """Whether ingest may accept blocks: not after stepping down or stopping, when they might never be published."""
+        """Whether ingest may accept blocks.
+
+        Not after stepping down or stopping, when they might never be published.
+        """
         return self._state in (PublisherState.ACQUIRING, PublisherState.HOLDING)
 
     def status(self) -> PublisherStatus:
@@ -176,8 +197,8 @@ class Publisher:
         repairing, self._repairing = self._repairing, None
         match outcome:
             case Acquired():
-                self._enter(PublisherState.HOLDING, None, None)
                 self._is_promotion = False
+                self._enter(PublisherState.HOLDING, None, None)
             case Published():
                 self._succeeded(now_ns + PUBLISH_APART_NS)
             case Idle():
@@ -193,10 +214,14 @@ class Publisher:
                 self._is_retry = self._state is PublisherState.HOLDING
                 self._not_before_ns = now_ns + _backoff_ns(self._failures)
             case SteppedDown():
+                self._is_promotion = False
                 self._other = outcome.ballot
                 self._enter(PublisherState.STEPPED_DOWN, outcome.reason, None)
             case Stopped():
+                self._is_promotion = False
                 self._enter(PublisherState.STOPPED, outcome.reason, outcome.code)
+        if self._is_promotion_wanted:
+            self._enter(PublisherState.ACQUIRING, self._reason, None)
         return Wait(max(now_ns, self._not_before_ns) if self.is_accepting() else None)
 
     def _enter(self, state: PublisherState, reason: str | None, code: str | None) -> None:

@@ -14,10 +14,11 @@ from duramen_collector.schema import checkpoints, entries
 
 
 def build_receipt(connection: Connection, chain: ChainId, first_seq: Seq, seen_size: int) -> Receipt | None:
-    """A receipt for the statements of ``chain`` from ``first_seq`` on, at most MAX_STATEMENTS; None: none is published yet.
+    """A receipt for the statements of ``chain`` from ``first_seq`` on; None: none is published yet.
 
-    ``seen_size`` is the size of the checkpoint that the agent verified last; one that this collector does not know of
-    is an IntegrityError ``checkpoint_rollback``. Runs within the caller's transaction, so that it sees one state.
+    At most MAX_STATEMENTS of them. ``seen_size`` is the size of the checkpoint that the agent verified last;
+    one that this collector does not know of is an IntegrityError ``checkpoint_rollback``. Runs within the
+    caller's transaction, so that it sees one state.
     """
     found = connection.execute(
         select(entries.c.tenant, entries.c.leaf, entries.c.seq)

@@ -1,9 +1,10 @@
 """The deciding register of a region: the object ``head`` (PROTOCOL.md), as canonical JSON.
 
-``{"accepted": null | {"ballot", "pack", "root", "root_before", "size", "size_before", "configuration"}, "configuration": {"epoch", "k",
-"regions"}, "log", "promised": {"counter", "uuid"}, "region", "write"}``: digests and uuids in lower-case hex, one encoding only.
-``log`` is the tenant log's origin: with ``region`` it says whose head this is, so that one copied from elsewhere is foreign.
-``write`` is fresh at every write: no head ever repeats its bytes, and whoever wrote it can recognise its own.
+``{"accepted": null | {"ballot", "pack", "root", "root_before", "size", "size_before", "configuration"},
+"configuration": {"epoch", "k", "regions"}, "log", "promised": {"counter", "uuid"}, "region", "write"}``:
+digests and uuids in lower-case hex, one encoding only. ``log`` is the tenant log's origin: with ``region``
+it says whose head this is, so that one copied from elsewhere is foreign. ``write`` is fresh at every write:
+no head ever repeats its bytes, and whoever wrote it can recognise its own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Packs, envelopes, tiles and checkpoints of one log in its regions: writing them, and reading them back.
 
-Every method takes the regions to work on and returns those where all of it is durable; a region that fails has a sentence in
-``Region.error``. What is written once is created, never replaced: other bytes under its name are a finding, and that
-region does not count. Sources are tried one after the other, and what they give is believed only by its hash.
+Every method takes the regions to work on and returns those where all of it is durable; a region that fails
+has a sentence in ``Region.error``. What is written once is created, never replaced: other bytes under its
+name are a finding, and that region does not count. Sources are tried one after the other, and what they
+give is believed only by its hash.
 """
 
 from __future__ import annotations
@@ -119,7 +120,10 @@ class Replicas:
         raise UnavailableError(f"no region that answers has the pack {digest.hex()} unharmed")
 
     def fetch_header(self, digest: Digest, names: Iterable[str]) -> Steps[PackHeader]:
-        """A pack's header, not yet proven by the pack's hash; raises UnavailableError when no region has it."""
+        """A pack's header, not yet proven by the pack's hash.
+
+        Raises UnavailableError when no region has it.
+        """
         for name in names:
             (answer,) = yield [RegionCall(name, Get(self._pack_key(digest), 0, PACK_HEADER_BYTES))]
             if isinstance(answer, Found):
@@ -134,7 +138,10 @@ class Replicas:
     def place_envelopes(
         self, wrapped: Sequence[WrappedKey], deks: Sequence[DataKeyId], names: Iterable[str]
     ) -> Steps[list[str]]:
-        """Put the envelopes of ``deks`` into regions and read them back; what was read back once is not asked for again."""
+        """Put the envelopes of ``deks`` into regions and read them back.
+
+        What was read back once is not asked for again.
+        """
         wanted = list(names)
         todo = [dek for dek in deks if any((name, dek) not in self._enveloped for name in wanted)]
         if not todo:
@@ -179,7 +186,7 @@ class Replicas:
         return (yield from self._create(items, names))
 
     def fetch_tail(self, size: int, leaf_hashes: bytes, names: Iterable[str]) -> Steps[list[bytes] | None]:
-        """The entries of the partial bundle of a log of ``size``, proven by the concatenated ``leaf_hashes``."""
+        """The entries of the partial bundle of a log of ``size``, proven by its concatenated leaf hashes."""
         path = TilePath(None, size // 256, size % 256)
         for name in names:
             for candidate in (path, path.full()):
@@ -190,7 +197,10 @@ class Replicas:
         return None
 
     def drop_partials(self, full: Iterable[TilePath], names: Sequence[str]) -> Steps[None]:
-        """Delete the partial tiles that ``full`` ones have superseded, as far as regions answer; what is left does no harm."""
+        """Delete the partial tiles that ``full`` ones have superseded, as far as regions answer.
+
+        What is left does no harm.
+        """
         for path in full:
             prefix = self._key(f"{path.path()}.p/")
             answers = yield [RegionCall(name, List(prefix)) for name in names]
@@ -206,9 +216,10 @@ class Replicas:
     # Checkpoints
 
     def read_checkpoints(self, names: Iterable[str]) -> Steps[dict[str, Checkpoint]]:
-        """The validly signed checkpoints of regions; raises ``complete`` of a region to the size its own vouches for.
+        """The validly signed checkpoints of regions, by name.
 
-        One that is not valid is a region's error and counts as none: it is replaced by the next publication.
+        Raises ``complete`` of a region to the size that its own vouches for. One that is not valid is a
+        region's error and counts as none: it is replaced by the next publication.
         """
         wanted = list(names)
         answers = yield [RegionCall(name, Get(self._key(CHECKPOINT_KEY))) for name in wanted]
@@ -257,7 +268,10 @@ class Replicas:
     def keep_checkpoint(
         self, note: bytes, size: int, names: Sequence[str], retain_until_s: int
     ) -> Steps[list[str]]:
-        """Keep a checkpoint under retention; one that is kept already may differ, as signatures are randomised."""
+        """Keep a checkpoint under retention.
+
+        One that is kept already may differ, as signatures are randomised.
+        """
         key = self._key(kept_checkpoint_key(size))
         answers = yield [RegionCall(name, Create(key, note, retain_until_s)) for name in names]
         return [
@@ -287,8 +301,8 @@ class Replicas:
             return False
         if shown.size == checkpoint.size and shown.root != checkpoint.root:
             raise StoppedError(
-                f"the region {region.name} shows a validly signed checkpoint of {shown.size} entries with another root: "
-                "two histories were signed with these keys",
+                f"the region {region.name} shows a validly signed checkpoint of {shown.size} entries with "
+                "another root: two histories were signed with these keys",
                 "equivocation",
             )
         return True

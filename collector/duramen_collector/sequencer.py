@@ -1,42 +1,46 @@
 """One tenant log's sequencer: acquire, publish, finish, repair, exactly as PROTOCOL.md says.
 
-Operations are generators over batches of region calls (:mod:`.heads`); the database is read and written between batches,
-never while one is out. They must run one at a time, each to its end or dropped; after a dropped one, as after a crash, the
-next operation is :meth:`Sequencer.acquire`, which repairs whatever was left half done.
+Operations are generators over batches of region calls (:mod:`.heads`); the database is read and written
+between batches, never while one is out. They must run one at a time, each to its end or dropped; after a
+dropped one, as after a crash, the next operation is :meth:`Sequencer.acquire`, which repairs whatever was
+left half done.
 
-What holds, with any number of sequencers at work at once, each with a database of its own or all with the same one:
+What holds, with any number of sequencers at work at once, each with a database of its own or all with the
+same one:
 
-- only what k regions accepted under one ballot gets tiles, a signature, a checkpoint, a place in the database;
-- a region accepts only when it holds everything below (``Region.complete``), and when k regions have given the pack and its
-  envelopes back as they were written;
-- a ballot is drawn fresh by every acquisition and recorded in the database before it is used, and proposes one pack at a time: the
-  database fixes the pack's bytes until it is finished;
-- acquire adopts the highest accepted value among the fenced regions, and stops if a signed checkpoint that it knows of is not a
-  prefix of it.
+- only what k regions accepted under one ballot gets tiles, a signature, a checkpoint, a place in the
+database; - a region accepts only when it holds everything below (``Region.complete``), and when k regions
+have given the pack and its envelopes back as they were written; - a ballot is drawn fresh by every
+acquisition and recorded in the database before it is used, and proposes one pack at a time: the database
+fixes the pack's bytes until it is finished; - acquire adopts the highest accepted value among the fenced
+regions, and stops if a signed checkpoint that it knows of is not a prefix of it.
 
-An acquisition that finds a ballot higher than any this database has drawn steps down, unless it is a promotion: an old
-primary that comes back does not take the log from the standby that replaced it. Databases that lost their memory need a promotion too.
+An acquisition that finds a ballot higher than any this database has drawn steps down, unless it is a
+promotion: an old primary that comes back does not take the log from the standby that replaced it. Databases
+that lost their memory need a promotion too.
 
-What it does not do yet: members (a change of configuration), and cosignatures, which have no part in what is decided. Rebuilding a
-lost database reads one header a pack backwards and then every pack once, and keeps one 32-byte digest a pack in memory.
-Superseded partial tiles are deleted when their full tile is in place; those that a crash or a dead region leaves stay and do no harm.
+What it does not do yet: members (a change of configuration), and cosignatures, which have no part in what
+is decided. Rebuilding a lost database reads one header a pack backwards and then every pack once, and keeps
+one 32-byte digest a pack in memory. Superseded partial tiles are deleted when their full tile is in place;
+those that a crash or a dead region leaves stay and do no harm.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from duramen.checkpoint import Checkpoint
-from duramen.errors import ConfigurationError, FormatError, IntegrityError, StorageError
-from duramen.frame import PackHeader
-from duramen.merkle import EMPTY_ROOT, leaf_hash
-from duramen.names import DataKeyId, Digest
+from duramen.errors import FormatError, IntegrityError, StorageError
+from duramen.merkle import EMPTY_ROOT
+from duramen.names import Digest
 from duramen.ports import Clock, Random
-from duramen.tiles import TILE_WIDTH, TilePath, encode_entries, grow_entries, tile_paths_for
-from duramen_collector.heads import Heads, Region, Remembered, Steps, T
+from duramen.tiles import TilePath, grow_entries
+from duramen_collector.heads import Heads, Remembered, Steps, T
+from duramen_collector.holdings import Holdings, edge_bundle, superseded
 from duramen_collector.ledger import Ledger, PendingPack, Position
+from duramen_collector.logsettings import LogSettings, Retention
 from duramen_collector.outcome import (
     Acquired,
     Idle,
@@ -50,53 +54,13 @@ from duramen_collector.outcome import (
     Unavailable,
     UnavailableError,
 )
-from duramen_collector.register import UUID_BYTES, Accepted, Ballot, Configuration, Value
+from duramen_collector.register import UUID_BYTES, Accepted, Ballot, Value
 from duramen_collector.replica import CheckpointSigner, Replicas
+
+__all__ = ["KEEP_CHECKPOINT_NS", "LogSettings", "RegionStatus", "Retention", "Sequencer"]
 
 KEEP_CHECKPOINT_NS: Final = 3600 * 10**9
 """How far apart kept checkpoints are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How long objects are retained, in seconds, by retention class; tiles and kept checkpoints as long as the longest."""
-
-    default_s: int
-    classes: Mapping[int, int] = field(default_factory=dict)
-
-    def seconds(self, retention_class: int) -> int:
-        """The retention of one class."""
-        return self.classes.get(retention_class, self.default_s)
-
-    @property
-    def longest_s(self) -> int:
-        """The longest of all."""
-        return max(self.default_s, *self.classes.values()) if self.classes else self.default_s
-
-
-@dataclass(frozen=True, slots=True)
-class LogSettings:
-    """What an operator decides about one tenant log."""
-
-    tenant: str
-    configuration: Configuration
-    retention: Retention
-    max_bytes: int
-    """About how long a pack may become."""
-    fence_extra: int = 1
-    """A fence is n - k + ``fence_extra`` regions: 1, or 2 to survive one region restored from an old copy."""
-
-    def __post_init__(self) -> None:
-        if self.fence_extra not in (1, 2) or self.fence > len(self.configuration.regions):
-            raise ConfigurationError(
-                f"a fence of {self.fence} of {len(self.configuration.regions)} regions cannot be had; "
-                "raise publish.copies or add a region"
-            )
-
-    @property
-    def fence(self) -> int:
-        """How many regions an acquisition has to fence."""
-        return len(self.configuration.regions) - self.configuration.copies + self.fence_extra
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +88,9 @@ class Sequencer:
         self._value: Value | None = (
             None  # decided and finished under the ballot, if anything was ever published
         )
-        self._tail: tuple[int, list[bytes]]  # a size, and the entries of its partial bundle
         self._heads: Heads
         self._replicas: Replicas
+        self._holdings: Holdings
         self._kept_ns: int | None = None
         self._start({})
 
@@ -193,7 +157,8 @@ class Sequencer:
         ledger.remember(self._heads.highest)
         if len(fenced) < self._fence_quorum():
             raise UnavailableError(
-                f"{len(fenced)} of the {self._fence_quorum()} regions needed to take over the log answered: {self._errors()}"
+                f"{len(fenced)} of the {self._fence_quorum()} regions needed to take over the log answered: "
+                f"{self._errors()}"
             )
         accepted = [
             head.accepted for name in fenced if (head := self._heads.regions[name].head) and head.accepted
@@ -214,7 +179,7 @@ class Sequencer:
             pending.size, root, position.size, position.root, pending.digest, self._settings.configuration
         )
         for name in self._heads.regions:
-            ready = self._ready(position.size)
+            ready = self._holdings.ready(position.size)
             if len(ready) < self._copies and name not in ready:
                 yield from self._confirmed(ballot, self._attempt_repair(name, ballot))
         yield from self._confirmed(ballot, self._decide_and_finish(ballot, value, pending))
@@ -226,7 +191,7 @@ class Sequencer:
         region = self._heads.regions[name]
         if not (yield from self._confirmed(ballot, self._attempt_repair(name, ballot))):
             raise UnavailableError(
-                f"the region {name} is not repaired: {region.quarantine or region.error or 'it does not answer'}"
+                f"the region {name} is not repaired: {region.quarantine or region.error or 'no answer'}"
             )
         return Repaired(name, self.size)
 
@@ -244,7 +209,7 @@ class Sequencer:
             return False
         if value is None:
             return True  # nothing to hold yet; its promise comes with the first value
-        if not (yield from self._catch_up(region, Position(value.size, value.root, value.pack))):
+        if not (yield from self._holdings.catch_up(region, Position(value.size, value.root, value.pack))):
             return False
         if name not in (yield from self._heads.accept(ballot, value, [name])):
             return False
@@ -271,20 +236,21 @@ class Sequencer:
             return
         value = accepted.value
         yield from self._follow(value, known)
-        pending = yield from self._replicas.fetch_pack(value.pack, self._sources())
+        pending = yield from self._replicas.fetch_pack(value.pack, self._holdings.sources())
         self._demand_value(value, pending)
         before = Position(value.size_before, value.root_before, pending.pack.header.previous)
         for region in self._heads.regions.values():
-            if len(self._ready(before.size)) >= self._copies:
+            if len(self._holdings.ready(before.size)) >= self._copies:
                 break
             if region.head is not None and not region.quarantine and region.complete >= 0:
-                yield from self._catch_up(region, before)
+                yield from self._holdings.catch_up(region, before)
         yield from self._decide_and_finish(ballot, value, pending, is_adopted=True)
 
     def _follow(self, value: Value, known: Mapping[str, Checkpoint]) -> Steps[None]:
-        """Bring the database up to what lies before ``value``, if all that is known to be signed is a prefix of it.
+        """Bring the database up to what lies before ``value``, if all that is signed is a prefix of it.
 
-        First by the packs' headers alone; where that fails, because a region's copy is damaged, by whole packs.
+        First by the packs' headers alone; where that fails, because a region's copy is damaged, by whole
+        packs.
         """
         for is_whole in (False, True):
             position = self._ledger.position()
@@ -302,7 +268,7 @@ class Sequencer:
     def _trace(
         self, value: Value, position: Position, *, is_whole: bool
     ) -> Steps[tuple[list[Digest], dict[int, Digest]]]:
-        """The packs from ``position`` to ``value``, oldest first and the value's own last, and the roots between them.
+        """The packs from ``position`` to ``value``, oldest first, and the roots between them.
 
         Headers read alone are not yet proven: the whole packs are, before anything comes of them.
         """
@@ -316,10 +282,10 @@ class Sequencer:
                 self._demand_same(position, Position(value.size, value.root, value.pack))
             return [value.pack], boundaries
         packs = [value.pack]
-        header = yield from self._header(value.pack, is_whole=is_whole)
+        header = yield from self._holdings.header(value.pack, is_whole=is_whole)
         while header.first_leaf > position.size:
             packs.append(header.previous)
-            older = yield from self._header(header.previous, is_whole=is_whole)
+            older = yield from self._holdings.header(header.previous, is_whole=is_whole)
             if older.first_leaf >= header.first_leaf:
                 raise StoppedError("the packs' chain does not lead back to the first leaf", "tree_mismatch")
             boundaries[older.first_leaf] = older.root_before
@@ -327,14 +293,9 @@ class Sequencer:
         self._demand_same(position, Position(header.first_leaf, header.root_before, header.previous))
         return packs[::-1], boundaries
 
-    def _header(self, digest: Digest, *, is_whole: bool) -> Steps[PackHeader]:
-        if is_whole:
-            return (yield from self._replicas.fetch_pack(digest, self._sources())).pack.header
-        return (yield from self._replicas.fetch_header(digest, self._sources()))
-
     def _record_pack(self, digest: Digest, boundaries: Mapping[int, Digest]) -> Steps[None]:
-        """Take one pack below the adopted value into the database, once its root is the one its successor states."""
-        pending = yield from self._replicas.fetch_pack(digest, self._sources())
+        """Take one pack below the adopted value into the database, if its successor states its root."""
+        pending = yield from self._replicas.fetch_pack(digest, self._holdings.sources())
         root = self._ledger.root_after(pending.pack.header.first_leaf, pending.entries)
         if boundaries.get(pending.size) != root:
             raise StoppedError(
@@ -358,14 +319,14 @@ class Sequencer:
                 expected = boundaries.get(signed_size) if signed_size <= size else None
             if expected != root:
                 raise StoppedError(
-                    f"{who} has a signed log of {signed_size} entries, and the log of {size} that the regions decided does "
-                    "not begin with it; an operator has to decide",
+                    f"{who} has a signed log of {signed_size} entries, and the log of {size} that the "
+                    "regions decided does not begin with it; an operator has to decide",
                     "checkpoint_rollback" if signed_size > size else "equivocation",
                 )
         if self._ledger.seen_size() > size:
             raise StoppedError(
-                f"an agent has verified {self._ledger.seen_size()} entries, and the regions have decided {size}; an operator "
-                "has to decide",
+                f"an agent has verified {self._ledger.seen_size()} entries, and the regions have decided "
+                f"{size}; an operator has to decide",
                 "checkpoint_rollback",
             )
 
@@ -386,14 +347,15 @@ class Sequencer:
     def _demand_same(self, ours: Position, theirs: Position) -> None:
         if ours != theirs:
             raise StoppedError(
-                f"the database's log of {ours.size} entries is not the one that the regions decided; an operator has to decide",
+                f"the database's log of {ours.size} entries is not the one that the regions decided; "
+                "an operator has to decide",
                 "equivocation",
             )
 
     # Deciding and finishing
 
     def _confirmed(self, ballot: Ballot, steps: Steps[T]) -> Steps[T]:
-        """Run ``steps``; before an alarm is raised, look whether it is only that another sequencer has gone on.
+        """Run ``steps``; before an alarm is raised, look whether another sequencer has only gone on.
 
         What is signed was accepted in k regions under its ballot, and every fence quorum meets those.
         """
@@ -419,7 +381,9 @@ class Sequencer:
         self, ballot: Ballot, value: Value, pending: PendingPack, *, is_adopted: bool = False
     ) -> Steps[list[str]]:
         """Get ``value`` accepted in at least k regions that hold all of it; those regions."""
-        ready = yield from self._place(pending, self._ready(value.size_before), is_adopted=is_adopted)
+        ready = yield from self._place(
+            pending, self._holdings.ready(value.size_before), is_adopted=is_adopted
+        )
         if len(ready) < self._copies:
             raise UnavailableError(
                 f"{len(ready)} of the {self._copies} regions needed hold the next pack: {self._errors()}"
@@ -431,140 +395,41 @@ class Sequencer:
 
     def _place(self, pending: PendingPack, names: list[str], *, is_adopted: bool) -> Steps[list[str]]:
         """Put envelopes and pack into regions and read them back."""
-        names = yield from self._place_envelopes(pending.data_keys, names, may_lack=is_adopted)
-        until_s = self._now_s() + self._settings.retention.seconds(pending.pack.header.retention_class)
-        return (yield from self._replicas.place_pack(pending, names, until_s))
-
-    def _place_envelopes(
-        self, deks: Sequence[DataKeyId], names: list[str], *, may_lack: bool
-    ) -> Steps[list[str]]:
-        """Put the envelopes of ``deks`` into regions.
-
-        What was published once may lack some: an eraser destroyed them, and they are not brought back. What is new may not.
-        """
-        wrapped = self._ledger.envelopes(deks)
-        lacking = [dek for dek in deks if dek not in {key.dek for key in wrapped}]
-        if lacking and may_lack:
-            wrapped += yield from self._replicas.find_envelopes(lacking, self._sources())
-        elif lacking:
-            raise UnavailableError(
-                f"{len(lacking)} data keys of waiting blocks have no envelope, {lacking[0].hex()} first; they are not published"
-            )
-        return (yield from self._replicas.place_envelopes(wrapped, deks, names))
+        return (yield from self._holdings.place(pending, names, is_adopted=is_adopted))
 
     def _finish(self, value: Value, pending: PendingPack, names: list[str]) -> Steps[None]:
         """Make a decided value visible: tiles, signatures, checkpoints, database. Idempotent."""
-        tail = yield from self._load_tail(value.size_before, pending.pack.header.previous)
+        tail = yield from self._holdings.load_tail(value.size_before, pending.pack.header.previous)
         objects = {
-            **grow_entries(value.size_before, _edge(value.size_before, tail), pending.entries),
+            **grow_entries(value.size_before, edge_bundle(value.size_before, tail), pending.entries),
             **self._ledger.tiles_after(value.size_before, pending.entries),
         }
-        until_s = self._now_s() + self._settings.retention.longest_s
+        until_s = self._holdings.tiles_until_s()
         stored = yield from self._replicas.place_tiles(objects, names, until_s)
         self._demand_copies(stored, "took the tiles")
         if self._ledger.position().size > value.size:
             raise SteppedDownError(self._ledger.last_ballot(), "another sequencer of this database went on")
         self._ledger.guard(value.size, value.root)
         checkpoint = Checkpoint(self._signer.origin, value.size, value.root)
-        note = self._ledger.checkpoint(value.size) or self._signer.sign(checkpoint, self._now_s())
+        note = self._ledger.checkpoint(value.size) or self._signer.sign(checkpoint, self._holdings.now_s())
         shown = yield from self._replicas.place_checkpoint(note, checkpoint, stored)
         self._demand_copies(shown, "took the checkpoint")
         self._ledger.record(pending, value.root, note, self._clock.wall_ns())
         for name in shown:
             self._heads.regions[name].complete = max(self._heads.regions[name].complete, value.size)
         self._value = value
-        rest = value.size % TILE_WIDTH
-        self._tail = (value.size, [*tail, *pending.entries][-rest:] if rest else [])
+        self._holdings.keep_tail(value.size, [*tail, *pending.entries])
         yield from self._tidy(note, value, objects, shown)
 
     def _tidy(self, note: bytes, value: Value, objects: Iterable[TilePath], names: list[str]) -> Steps[None]:
         """What nothing waits for: the hourly checkpoint, and partial tiles that full ones have superseded."""
         now_ns = self._clock.wall_ns()
         if self._kept_ns is None or now_ns - self._kept_ns >= KEEP_CHECKPOINT_NS:
-            until_s = self._now_s() + self._settings.retention.longest_s
+            until_s = self._holdings.tiles_until_s()
             if (yield from self._replicas.keep_checkpoint(note, value.size, names, until_s)):
                 self._kept_ns = now_ns
-        completed = [
-            path for path in objects if not path.is_partial and _was_partial(path, value.size_before)
-        ]
+        completed = superseded(objects, value.size_before)
         yield from self._replicas.drop_partials(completed, names)
-
-    # Catching up
-
-    def _catch_up(self, region: Region, position: Position) -> Steps[bool]:
-        """Give a region every pack, envelope and tile up to ``position``, which the database has reached."""
-        region.error = None
-        if region.complete >= position.size:
-            return True
-        start = region.complete - region.complete % TILE_WIDTH
-        bundles = _Bundles(start)
-        for digest in (yield from self._packs_back_to(position, start)):
-            pending = yield from self._replicas.fetch_pack(digest, self._sources())
-            if not (yield from self._place(pending, [region.name], is_adopted=True)):
-                return False
-            bundles.add(pending.pack.header.first_leaf, pending.entries)
-            if not (yield from self._put_bundles(region, bundles.take())):
-                return False
-        if not (yield from self._put_bundles(region, bundles.take_rest())):
-            return False
-        tiles = {
-            path: self._ledger.tile(path)
-            for path in tile_paths_for(region.complete, position.size)
-            if path.level is not None
-        }
-        until_s = self._now_s() + self._settings.retention.longest_s
-        if not (yield from self._replicas.place_tiles(tiles, [region.name], until_s)):
-            return False
-        region.complete = position.size
-        return True
-
-    def _put_bundles(self, region: Region, bundles: Mapping[TilePath, list[bytes]]) -> Steps[bool]:
-        """Write entry bundles that the database's level-0 tiles prove."""
-        for path, entries in bundles.items():
-            if self._ledger.tile(TilePath(0, path.index, path.width)) != b"".join(map(leaf_hash, entries)):
-                raise StoppedError(f"the packs do not give the entries of {path.path()}", "tree_mismatch")
-        objects = {path: encode_entries(entries) for path, entries in bundles.items()}
-        until_s = self._now_s() + self._settings.retention.longest_s
-        return bool((yield from self._replicas.place_tiles(objects, [region.name], until_s)))
-
-    def _packs_back_to(self, position: Position, start: int) -> Steps[list[Digest]]:
-        """The packs that hold the leaves from ``start`` (or before) up to ``position``, oldest first."""
-        try:
-            return (yield from self._walk_back(position, start, is_whole=False))
-        except (StoppedError, UnavailableError):
-            return (yield from self._walk_back(position, start, is_whole=True))
-
-    def _walk_back(self, position: Position, start: int, *, is_whole: bool) -> Steps[list[Digest]]:
-        packs: list[Digest] = []
-        digest, before = position.pack, position.size
-        while before > start:
-            header = yield from self._header(digest, is_whole=is_whole)
-            if header.first_leaf >= before:
-                raise StoppedError("the packs' chain does not lead back to the first leaf", "tree_mismatch")
-            packs.append(digest)
-            digest, before = header.previous, header.first_leaf
-        return packs[::-1]
-
-    def _load_tail(self, size: int, pack: Digest) -> Steps[list[bytes]]:
-        """The entries of the partial bundle of the log of ``size``, whose last pack is ``pack``."""
-        width = size % TILE_WIDTH
-        if not width:
-            return []
-        if self._tail[0] == size:
-            return self._tail[1]
-        leaf_hashes = self._ledger.tile(TilePath(0, size // TILE_WIDTH, width))
-        found = yield from self._replicas.fetch_tail(size, leaf_hashes, self._sources())
-        if found is not None:
-            return found
-        bundles = _Bundles(size - width)
-        position = Position(size, Digest(EMPTY_ROOT), pack)
-        for digest in (yield from self._packs_back_to(position, size - width)):
-            pending = yield from self._replicas.fetch_pack(digest, self._sources())
-            bundles.add(pending.pack.header.first_leaf, pending.entries)
-        (entries,) = bundles.take_rest().values()
-        if b"".join(map(leaf_hash, entries)) != leaf_hashes:
-            raise StoppedError("the packs do not give the last entries of the log", "tree_mismatch")
-        return entries
 
     # Rules, each in one place
 
@@ -607,7 +472,6 @@ class Sequencer:
 
     def _start(self, remembered: Mapping[str, Remembered]) -> None:
         """Forget everything about the regions but what the database remembers."""
-        self._tail = (0, [])
         self._heads = Heads(
             self._settings.tenant,
             self._signer.origin,
@@ -616,23 +480,7 @@ class Sequencer:
             remembered,
         )
         self._replicas = Replicas(self._settings.tenant, self._signer, self._heads.regions)
-
-    def _ready(self, size: int) -> list[str]:
-        """Regions whose head is known and good, which hold everything up to ``size`` and failed in nothing since."""
-        regions = self._heads.regions
-        return [
-            name
-            for name in self._heads.usable()
-            if regions[name].complete >= size and regions[name].error is None
-        ]
-
-    def _sources(self) -> list[str]:
-        """Regions to read from, those that hold most first."""
-        regions = self._heads.regions
-        return sorted(self._heads.usable(), key=lambda name: -regions[name].complete)
-
-    def _now_s(self) -> int:
-        return self._clock.wall_ns() // 10**9
+        self._holdings = Holdings(self._settings, self._ledger, self._replicas, self._heads, self._clock)
 
     def _errors(self) -> str:
         found = [
@@ -660,42 +508,3 @@ class Sequencer:
         except FormatError as error:
             self._ballot = None
             return Stopped(f"the database holds what it should not: {error}", "header_corrupt")
-
-
-class _Bundles:
-    """Collects entries from ``start`` (a bundle's first leaf) on, and gives them out by bundle."""
-
-    def __init__(self, start: int) -> None:
-        self._next = start
-        self._entries: list[bytes] = []
-
-    def add(self, first: int, entries: Sequence[bytes]) -> None:
-        """The next entries; those before the start are passed over."""
-        self._entries += entries[max(0, self._next + len(self._entries) - first) :]
-
-    def take(self) -> dict[TilePath, list[bytes]]:
-        """The bundles that are full."""
-        full = {}
-        while len(self._entries) >= TILE_WIDTH:
-            full[TilePath(None, self._next // TILE_WIDTH)] = self._entries[:TILE_WIDTH]
-            self._entries = self._entries[TILE_WIDTH:]
-            self._next += TILE_WIDTH
-        return full
-
-    def take_rest(self) -> dict[TilePath, list[bytes]]:
-        """All bundles, the partial one included."""
-        bundles = self.take()
-        if self._entries:
-            bundles[TilePath(None, self._next // TILE_WIDTH, len(self._entries))] = self._entries
-        return bundles
-
-
-def _edge(size: int, tail: list[bytes]) -> dict[TilePath, bytes]:
-    width = size % TILE_WIDTH
-    return {TilePath(None, size // TILE_WIDTH, width): encode_entries(tail)} if width else {}
-
-
-def _was_partial(path: TilePath, size: int) -> bool:
-    """Whether the tile or bundle ``path``, now full, was a partial one in the log of ``size``."""
-    count = size >> (8 * (path.level or 0))
-    return path.index == count // TILE_WIDTH and count % TILE_WIDTH > 0

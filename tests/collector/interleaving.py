@@ -1,7 +1,7 @@
 """A scheduler that interleaves single store calls of several sequencers, and an observer who sees everything.
 
-The observer checks PROTOCOL.md's invariants after every call that changed a region, and every signature as it is made. Nothing here
-knows how the sequencer works: it sees stores, packs and signatures only.
+The observer checks PROTOCOL.md's invariants after every call that changed a region, and every signature as
+it is made. Nothing here knows how the sequencer works: it sees stores, packs and signatures only.
 """
 
 import hashlib
@@ -20,11 +20,6 @@ from duramen.tiles import parse_entries, parse_tile_path, tile_paths_for
 from duramen_collector.heads import initialise_regions
 from duramen_collector.ledger import Ledger
 from duramen_collector.outcome import (
-    Acquired,
-    Idle,
-    Published,
-    Repaired,
-    SteppedDown,
     Stopped,
     Unavailable,
 )
@@ -366,11 +361,8 @@ class World:
         actor.steps = None
         for _ in range(60):
             self.begin_quietly(actor)
-            outcome = None
             while actor.steps is not None:
-                before = actor.steps
                 self.call(actor)
-                outcome = before
             if actor.sequencer is not None and self.is_done(actor):
                 return
         raise Violation("does not come to an end")
@@ -391,7 +383,10 @@ class World:
         )
 
     def check_end(self) -> None:
-        """Everything that was accepted is in the log, once; the last database and every region hold all of it."""
+        """Everything that was accepted is in the log, once.
+
+        The last database and every region hold all of it.
+        """
         log = self.observer.longest
         demand(sorted(set(self.landed)) == sorted(log), "a statement was lost, or published twice")
         last = self.actors[-1]

@@ -193,8 +193,6 @@ def block(
 
 
 def genesis(agent: str) -> Block:
-    header = block(bytes(32), 0).header
-    del header
     data = BlockHeader(
         BlockKind.GENESIS,
         Flags.NONE,

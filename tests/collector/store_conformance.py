@@ -1,4 +1,5 @@
-"""What every object store must do (the port's words, one test each); a subclass's ``store`` fixture says which one.
+"""What every object store must do (the port's words, one test each); a subclass's ``store`` fixture says
+which one.
 
 Concurrency is part of it: threads race for one name, and for one register.
 """

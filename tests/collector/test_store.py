@@ -161,7 +161,10 @@ class TestFileStore(StoreConformance):
     @pytest.mark.parametrize("name", ["open", "write", "fsync", "fchmod", "link", "utime", "mkdir"])
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
     def test_faults_of_create(self, store, tmp_path, monkeypatch, name, number):
-        """Whatever fails: Failed with a sentence, no object or the whole object, no temporary left, and it works again."""
+        """Whatever fails.
+
+        Failed with a sentence, no object or the whole object, no temporary left, and it works again.
+        """
         holder = Path if name == "mkdir" else os
         with monkeypatch.context() as patch:
             patch.setattr(holder, name, _raise(number))

@@ -13,8 +13,8 @@ from duramen_collector.store.port import ObjectStore
 def open_store(url: str, *, create: bool = False) -> ObjectStore:
     """The store of a region's URL; ConfigurationError for one that this release cannot reach.
 
-    ``file:///absolute/path`` is a directory. With ``create`` (the operator's init, and nobody else) it is made when it
-    is missing, mode 0700; without, a missing directory is answered call by call with
+    ``file:///absolute/path`` is a directory. With ``create`` (the operator's init, and nobody else) it is
+    made when it is missing, mode 0700; without, a missing directory is answered call by call with
     :class:`~duramen_collector.store.port.Failed`: it may be a volume that is not mounted at the moment.
     """
     parts = urlsplit(url)

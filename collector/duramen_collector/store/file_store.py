@@ -1,29 +1,32 @@
 """A region in a directory: :class:`~duramen_collector.store.port.ObjectStore` for ``file://``.
 
-An object is a file, mode 0444, in directories of mode 0700; its key is its path below the root. What a write relies on:
+An object is a file, mode 0444, in directories of mode 0700; its key is its path below the root. What a
+write relies on:
 
-- **Create**: a temporary file (``.tmp/``, same file system) is written, given its mode and time, and fsynced; link(2) gives
-  it its name, which fails when there is one already, whoever else tries at the same moment; fsync of the directory
-  makes the name durable. A crash leaves the object whole or not at all.
-- **Swap**: the same temporary file goes over the old one by rename(2), under an exclusive flock(2) of a lock file beside it
-  (``.<name>.lock``), which threads and processes alike respect. Readers take the lock shared.
-- **Version**: the lock file holds a generation, raised and synced before each rename; a version is generation, inode and
-  modification time. So bytes that come back (A, B, A) are another version, and so is a file that somebody put there
-  by other means. After a crash between the two the version is new and the bytes are old: a needless conflict,
-  never a lost one.
-- **Retention** is the file's modification time: an object is retained while that lies in the future (SnapLock does the same
-  with the access time). It is set on the temporary file, before there is a name. Creating an object again with the same
-  bytes and a later date extends it; nothing shortens it.
+- **Create**: a temporary file (``.tmp/``, same file system) is written, given its mode and time, and
+fsynced; link(2) gives it its name, which fails when there is one already, whoever else tries at the same
+moment; fsync of the directory makes the name durable. A crash leaves the object whole or not at all. -
+**Swap**: the same temporary file goes over the old one by rename(2), under an exclusive flock(2) of a lock
+file beside it (``.<name>.lock``), which threads and processes alike respect. Readers take the lock shared.
+- **Version**: the lock file holds a generation, raised and synced before each rename; a version is
+generation, inode and modification time. So bytes that come back (A, B, A) are another version, and so is a
+file that somebody put there by other means. After a crash between the two the version is new and the bytes
+are old: a needless conflict, never a lost one. - **Retention** is the file's modification time: an object
+is retained while that lies in the future (SnapLock does the same with the access time). It is set on the
+temporary file, before there is a name. Creating an object again with the same bytes and a later date
+extends it; nothing shortens it.
 
-What retention is worth here: this store refuses to delete or replace a retained object, and the modes keep other users
-out. That guards against mistakes and against bugs of this program. The owner of the files, root, and whoever holds the disk
-can delete all the same; who needs more puts the directory on a file system that enforces it, or uses an object store.
+What retention is worth here: this store refuses to delete or replace a retained object, and the modes keep
+other users out. That guards against mistakes and against bugs of this program. The owner of the files,
+root, and whoever holds the disk can delete all the same; who needs more puts the directory on a file system
+that enforces it, or uses an object store.
 
 Directories stay when they become empty: one that went away under a writer could take a durable name with it.
 
-What it assumes: a local file system, or one with POSIX rename, link, flock and fsync between all hosts that write. A root
-that does not exist is never made here: it may be a volume that is not mounted. A key cannot be a prefix of another one up to
-a slash (``a`` and ``a/b``), which object stores allow and no key of FORMAT §4 needs.
+What it assumes: a local file system, or one with POSIX rename, link, flock and fsync between all hosts that
+write. A root that does not exist is never made here: it may be a volume that is not mounted. A key cannot
+be a prefix of another one up to a slash (``a`` and ``a/b``), which object stores allow and no key of FORMAT
+§4 needs.
 """
 
 from __future__ import annotations
@@ -168,7 +171,10 @@ class FileStore:
         return Failed(f"the directory of {call.key} goes away as it is made; see what else is at work there")
 
     def _compare(self, path: Path, call: Create) -> Answer:
-        """What is there already: the same bytes are success, made durable, with the later retention of both."""
+        """What is there already.
+
+        The same bytes are success, made durable, with the later retention of both.
+        """
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | _OPEN)
         except (FileNotFoundError, NotADirectoryError):
@@ -193,7 +199,7 @@ class FileStore:
         with self._temporary(call.data, None) as temporary, _locked(path, exclusive=True) as lock:
             generation = _generation(lock)
             try:
-                status = os.stat(path, follow_symlinks=False)
+                status = path.lstat()
             except FileNotFoundError:
                 status = None
             if call.expected != (None if status is None else _version(generation, status)):
@@ -215,7 +221,7 @@ class FileStore:
         path = self._root / call.key
         with _locked(path, exclusive=False, is_exclusive_if_there=True) as lock:
             try:
-                status = os.stat(path, follow_symlinks=False)
+                status = path.lstat()
             except (FileNotFoundError, NotADirectoryError):
                 return Stored("")
             if stat.S_ISDIR(status.st_mode):
@@ -229,10 +235,12 @@ class FileStore:
         return Stored("")
 
     def supersede(self, key: str, data: bytes, retain_until_s: int | None) -> None:
-        """Put ``data`` in the place of a damaged object, whatever its retention, and keep the damaged one aside.
+        """Put ``data`` in the place of a damaged object, whatever its retention, and keep the damaged one
+        aside.
 
-        For repair alone; not of the port. What was there stays below ``.damaged/`` under its key and its SHA-256, linked there
-        before the new file is renamed over it: a crash leaves either of them under the key. Raises OSError.
+        For repair alone; not of the port. What was there stays below ``.damaged/`` under its key and its
+        SHA-256, linked there before the new file is renamed over it: a crash leaves either of them under
+        the key. Raises OSError.
         """
         path = self._root / key
         _check_key(Get(key))
@@ -266,7 +274,10 @@ class FileStore:
             temporary.close()
 
     def _make_directory(self, path: Path) -> None:
-        """``path`` with its parents up to the root, each durable; only what this object has not seen costs anything."""
+        """``path`` with its parents up to the root, each durable.
+
+        Only what this object has not seen costs anything.
+        """
         with self._lock:
             if path in self._durable or path == self._root:
                 return
@@ -284,7 +295,7 @@ class FileStore:
 
 
 class _Temporary:
-    """A file in ``.tmp``, held under flock as long as its writer lives, so that the sweep can tell leftovers from work."""
+    """A file in ``.tmp``, under flock while its writer lives: so the sweep tells leftovers from work."""
 
     def __init__(self, directory: Path, name: str) -> None:
         for attempt in itertools.count():
@@ -342,7 +353,10 @@ def _sweep(directory: Path) -> None:
 
 @contextmanager
 def _locked(path: Path, *, exclusive: bool, is_exclusive_if_there: bool = False) -> Iterator[int | None]:
-    """Hold the lock file of ``path``; only ``exclusive`` makes one. None: there is none, nothing was ever swapped."""
+    """Hold the lock file of ``path``; only ``exclusive`` makes one.
+
+    None: there is none, nothing was ever swapped.
+    """
     flags = os.O_RDWR | os.O_CREAT if exclusive else os.O_RDWR if is_exclusive_if_there else os.O_RDONLY
     try:
         descriptor = os.open(path.parent / f".{path.name}.lock", flags | _OPEN, 0o600)
