@@ -40,6 +40,9 @@ from duramen_collector.writer import Writer
 LOOK_SECONDS: Final = 2.0
 PAUSE_SECONDS: Final = 5.0
 REGION_TIMEOUT_SECONDS: Final = 30.0
+PACK_BYTES: Final = 4 * 1024 * 1024
+"""About how much one pack may hold. ``publish.max_bytes`` says when to publish, not how much: a log moves
+once a second at most, so a backlog has to travel in large packs."""
 
 T = TypeVar("T")
 _log = logging.getLogger("duramen.collector")
@@ -61,7 +64,7 @@ def log_settings(configuration: Configuration, tenant: str) -> LogSettings:
             retention.default_ns // 10**9,
             {number: life_ns // 10**9 for number, life_ns in retention.classes_ns.items()},
         ),
-        max_bytes=configuration.publish.max_bytes,
+        max_bytes=max(PACK_BYTES, configuration.publish.max_bytes),
     )
 
 
