@@ -144,12 +144,8 @@ def test_export_gives_back_the_files(site, capfd):
 def test_export_of_a_selection(site, capfd):
     options = ("--agent", "web-1", "--stream", "app", "--path", "/var/log/app.log")
     code, out, _ = call(capfd, "export", *READER, "--output", "out", *options)
-<<<<<<< HEAD
-    assert code == 0 and "verified: 1 files" in out
-=======
     assert code == 0
     assert "verified: 1 files" in out
->>>>>>> audit
     assert [path for path in (site / "out").rglob("*") if path.is_file()] == [
         site / "out/web-1/var/log/app.log"
     ]
