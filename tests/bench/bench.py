@@ -24,7 +24,7 @@ from tests.bench.isolated import isolated_line_seconds
 from tests.demo.fleet import Agent, Fleet, wait_until
 
 HERE = Path(__file__).parent
-CORPUS = HERE.parents[3] / "shared" / "data" / "loghub"
+CORPUS = HERE.parents[2] / "shared" / "data" / "loghub"
 """Real logs beside a checkout; the demonstration's sample stands in where they are absent."""
 SAMPLE = HERE.parent / "demo" / "sample.log"
 

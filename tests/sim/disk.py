@@ -102,6 +102,8 @@ class SimDisk:
         self.now_ns: Callable[[], int] = lambda: 0
         self.on_write: Callable[[], None] = lambda: None
         self.open_files = 0
+        self.process = 0
+        """Counts the agent's processes: a dead one's handles write nothing any more."""
         self._numbers = itertools.count(100)
         self.vfs = SimVfs(self)
 
@@ -203,7 +205,7 @@ class SimVfs(apsw.VFS):
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
         del syncdir
-        self._disk.on_write()
+        self._disk.on_write()  # only ever reached by the living: WAL files are deleted at a clean close
         self._disk.files.pop(filename.encode(), None)
 
     def xAccess(self, pathname: str, flags: int) -> bool:
@@ -218,26 +220,33 @@ class _SimVfsFile:
     """What SQLite asks of one open file; only what happens here can fail."""
 
     def __init__(self, disk: SimDisk, inode: Inode, flags: list[int]) -> None:
-        self._disk, self._inode = disk, inode
+        self._disk, self._inode, self._process = disk, inode, disk.process
         flags[1] = flags[0]
+
+    def _lives(self) -> bool:
+        if self._process != self._disk.process:
+            return False
+        self._disk.on_write()
+        return True
 
     def xRead(self, amount: int, offset: int) -> bytes:
         return bytes(self._inode.data[offset : offset + amount])
 
     def xWrite(self, data: bytes, offset: int) -> None:
-        self._disk.on_write()
+        if not self._lives():
+            return
         if offset + len(data) > len(self._inode.data) and self._disk.free_bytes(b"/") < len(data):
             raise apsw.FullError("database or disk is full")
         self._inode.write(offset, bytes(data))
 
     def xTruncate(self, newsize: int) -> None:
-        self._disk.on_write()
-        self._inode.truncate(newsize)
+        if self._lives():
+            self._inode.truncate(newsize)
 
     def xSync(self, flags: int) -> None:
         del flags
-        self._disk.on_write()
-        self._inode.sync()
+        if self._lives():
+            self._inode.sync()
 
     def xFileSize(self) -> int:
         return len(self._inode.data)
