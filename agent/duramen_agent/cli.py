@@ -6,6 +6,7 @@ for a configuration that has to be changed; errors are one sentence on stderr.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -74,9 +75,7 @@ def status(config: Configuration = DEFAULT, as_json: AsJson = False) -> int:
     if answer is not None:
         report = parse_report(answer)
     else:
-        report = Report(
-            read_status(configuration, clock.wall_ns()), release(), None
-        )
+        report = Report(read_status(configuration, clock.wall_ns()), release(), None)
     if as_json:
         typer.echo(encode_report(report).decode(), nl=False)
     else:
@@ -134,8 +133,10 @@ def enroll(
         raise UsageError(f"the join string cannot be read from {join}: {error}") from error
     clock = SystemClock()
 
+    clients = contextlib.ExitStack()
+
     def connect(ca: Path) -> Send:
-        client = open_client(tls_context(ca))
+        client = clients.enter_context(open_client(tls_context(ca)))
         return lambda request: exchange(client, request, clock)
 
     enroller = Enroller(
@@ -144,7 +145,8 @@ def enroll(
         state_dir.absolute(),
         Ports(SystemDisk(), SystemRandom(), clock),
     )
-    done = enroller.run(connect)
+    with clients:
+        done = enroller.run(connect)
     how = "was enrolled already" if done.already else "is enrolled"
     typer.echo(f"this host {how} as chain {done.chain.hex()}, state in {done.state_dir}")
     if not done.already:

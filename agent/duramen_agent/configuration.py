@@ -130,6 +130,7 @@ class SourceConfiguration(_Section):
     )
     shred_group: Name = Field(default="default", description="What can be erased together.")
     retention_class: int = Field(default=0, ge=0, le=255, strict=True, description="The collector's class.")
+
     @field_validator("labels")
     @classmethod
     def _short(cls, labels: dict[str, str]) -> dict[str, str]:
@@ -199,6 +200,15 @@ class AgentConfiguration(_Section):
     heartbeat: Nanoseconds = Field(default=10 * 10**9, ge=10**9, le=3600 * 10**9)
     receipts: ReceiptsConfiguration = ReceiptsConfiguration()
     spool: SpoolConfiguration = SpoolConfiguration()
+
+    @field_validator("sources")
+    @classmethod
+    def _distinct(cls, sources: tuple[SourceConfiguration, ...]) -> tuple[SourceConfiguration, ...]:
+        streams = [source.stream for source in sources]
+        for stream in streams:
+            if streams.count(stream) > 1:
+                raise ValueError(f"the stream {stream} is there twice; list all its paths in one source")
+        return sources
 
     @property
     def config_sha256(self) -> Digest:

@@ -28,6 +28,7 @@ from duramen.ports import Disk, Random
 from duramen.statement import Flags
 from duramen_agent.agentstatus import AgentStatus, HeadStatus, LossStatus, SpoolStatus
 from duramen_agent.allowance import Allowance
+from duramen_agent.batch import Batch
 from duramen_agent.configuration import AgentConfiguration
 from duramen_agent.effects import HttpFailure, HttpResponse
 from duramen_agent.event import AgentEvent, EventKind
@@ -35,7 +36,7 @@ from duramen_agent.sealer import Contents, Sealer
 from duramen_agent.source import DEFAULT_SLOT, Slot, Source, Watch
 from duramen_agent.spool import Spool, SpoolFull
 from duramen_agent.step import Effects, Event, Forwarder, Moment, PathsChanged, StopRequested
-from duramen_agent.tail import Batch, Tailer
+from duramen_agent.tail import Tailer
 
 SEAL_BYTES: Final = 1024 * 1024
 """Raw bytes of one round: a larger block gains no speed, and costs memory and latency."""
@@ -43,6 +44,8 @@ IDLE_NS: Final = 15 * 60 * 10**9
 """After so long without a block, an empty one says that there was nothing."""
 STOP_NS: Final = 5 * 10**9
 """How long a stop goes on reading what is there."""
+PRUNE_NS: Final = 60 * 10**9
+"""How often blocks kept back after their receipt are looked at."""
 PAUSE_CHECK_NS: Final = 10**9
 RESERVE_BYTES: Final = 8 * 1024 * 1024
 """Left below each limit for the largest block, its copy in the WAL and the deletions to come."""
@@ -119,6 +122,7 @@ class Engine:
         self._queue: deque[tuple[Contents, Batch | None]] = deque()
         self._pause: Pause | None = None
         self._sealed_ns = now.monotonic_ns
+        self._prune_ns = now.monotonic_ns
         self._stop_ns: int | None = None
         self._stopped = False
         crashed = state.chain.seq > 0 and not state.chain.stopped
@@ -145,6 +149,7 @@ class Engine:
             if now.monotonic_ns >= self._tailer.discovery_deadline_ns():
                 self._tailer.discover(now)
             self._work(now)
+            self._prune(now)
         requests = self._forwarder.poll(now.monotonic_ns)
         return Effects(tuple(requests), self._deadline_ns(now), stopped=self._stopped)
 
@@ -165,6 +170,17 @@ class Engine:
             else:
                 self._forwarder.on_failure(answer, now.monotonic_ns)
         except SpoolFull as error:  # the answer comes again: what was not marked is asked for again
+            self._hold(str(error), now)
+
+    def _prune(self, now: Moment) -> None:
+        """Delete what was kept back for ``receipts.keep`` and is due; without it, receipts delete at once."""
+        keep_ns = self._configuration.receipts.keep
+        if keep_ns == 0 or now.monotonic_ns < self._prune_ns:
+            return
+        self._prune_ns = now.monotonic_ns + PRUNE_NS
+        try:
+            self._spool.prune(keep_ns, now.wall_ns)
+        except SpoolFull as error:
             self._hold(str(error), now)
 
     # Reading and sealing
@@ -219,7 +235,7 @@ class Engine:
             if slot in free or self._stop_ns is not None or self._tailer.backlog_bytes(slot) >= SEAL_BYTES:
                 chosen.add(slot)
         for batch in self._tailer.read_round(SEAL_BYTES, now, chosen | self._tailer.ending_slots()):
-            if batch.slot in free and 0 < sum(len(chunk.raw) for chunk in batch.chunks) < SEAL_BYTES:
+            if batch.slot in free and 0 < batch.raw_bytes < SEAL_BYTES:
                 self._allowance(batch.slot, now).take()
             contents = Contents(batch.slot, batch.chunks, batch.events, batch.positions)
             self._queue.append((contents, batch))

@@ -102,6 +102,10 @@ class Enroller:
         """Do every step that is left; ``connect`` makes a :data:`Send` trusting the authority in a file."""
         place = self._place()
         _make_directory(place.state_dir, 0o700)
+        if place.state_dir.stat().st_mode & 0o077:
+            raise ConfigurationError(
+                f"{place.state_dir} holds private keys and can be entered by others: set its mode to 0700"
+            )
         spool = Spool(str(place.state_dir / SPOOL_FILE))
         try:
             self._demand_same(spool)
@@ -301,7 +305,10 @@ def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def _make_directory(path: Path, mode: int) -> None:
+    """Make ``path`` with exactly ``mode``, whatever the umask; one that is there keeps its own."""
     try:
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(parents=True)
+            path.chmod(mode)
     except OSError as error:
         raise StorageError(f"the directory {path} cannot be made: {error.strerror}") from error

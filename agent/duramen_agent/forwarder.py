@@ -14,7 +14,7 @@ the answers come back as events. What it guarantees, whatever is lost, repeated,
   collector (:mod:`duramen_agent.failover`); a block that a collector calls defective is named, and tried
   again once a minute, because a collector can be mended.
 
-Whatever breaks a session (see :mod:`duramen_agent.inflight`) leaves the answers still under way without
+Whatever breaks a contact (see :mod:`duramen_agent.inflight`) leaves the answers still under way without
 effect. When the spool fails within a call, the error is raised and the state here is what it was, or behind
 the spool's by an acceptance, which sending again repairs.
 
@@ -48,7 +48,7 @@ from duramen_agent.agentstatus import ForwardStatus
 from duramen_agent.answers import RefusalError, expect, expect_nothing
 from duramen_agent.effects import HttpFailure, HttpRequest, HttpResponse
 from duramen_agent.failover import Failover
-from duramen_agent.inflight import Ask, Flight, InFlight, Lane, Session
+from duramen_agent.inflight import Ask, Contact, Flight, InFlight, Lane
 from duramen_agent.receipts import Receipts
 from duramen_agent.spool import Spool, SpoolState, StoredBlock
 
@@ -94,7 +94,7 @@ class Forwarder:
         self._failover = Failover(settings.collectors, random)
         self._receipts = Receipts(spool, state, settings.keys, settings.policy, keep_ns=settings.keep_ns)
         self._flights = InFlight(state.chain.chain)
-        self._session: Session | None = None
+        self._contact: Contact | None = None
         self._accepted_seq = state.accepted_seq
         self._sent_seq = state.accepted_seq
         self._more = True
@@ -116,7 +116,7 @@ class Forwarder:
     def on_response(self, response: HttpResponse, now_wall_ns: int, now_monotonic_ns: int) -> None:
         """An answer came; one to a request that was given up has no effect."""
         flight = self._flights.land(response.request_id)
-        if flight is None or (flight.lane is not Lane.PROBE and flight.session is not self._session):
+        if flight is None or (flight.lane is not Lane.PROBE and flight.contact is not self._contact):
             return
         try:
             flight.handler(flight, response, now_wall_ns, now_monotonic_ns)
@@ -127,8 +127,8 @@ class Forwarder:
 
     def _forgive(self, flight: Flight) -> None:
         """Forget failures, but not of a collector that answers every question and takes no blocks."""
-        if flight.session is self._session and (flight.last >= 0 or not self._more):
-            self._failover.succeeded(flight.session.collector)
+        if flight.contact is self._contact and (flight.last >= 0 or not self._more):
+            self._failover.succeeded(flight.contact.collector)
             self._last_error = None
 
     def on_failure(self, failure: HttpFailure, now_monotonic_ns: int) -> None:
@@ -143,70 +143,72 @@ class Forwarder:
         """The requests to make now."""
         now = now_monotonic_ns
         for flight in self._flights.lost(now):
-            self._fail(flight, f"{flight.session.collector} did not answer in time", now)
+            self._fail(flight, f"{flight.contact.collector} did not answer in time", now)
         if self._halted is not None:
             return []
-        if self._session is None:
+        if self._contact is None:
             collector = self._failover.select(now)
             if collector is None:
                 return []
-            self._session = Session(collector)
+            self._contact = Contact(collector)
         requests = []
         for lane, choose in (
             (Lane.UPLOAD, self._next_upload),
             (Lane.HEARTBEAT, self._next_heartbeat),
             (Lane.RECEIPT, self._next_question),
         ):
-            session = self._session
-            if not self._flights.busy(lane, session):
-                ask = choose(session, now)
+            contact = self._contact
+            if not self._flights.busy(lane, contact):
+                ask = choose(contact, now)
                 if ask is not None:
-                    requests.append(self._send(lane, session, ask, now))
-        probe = self._next_probe(self._session, now)
+                    requests.append(self._send(lane, contact, ask, now))
+        probe = self._next_probe(self._contact, now)
         return requests if probe is None else [*requests, probe]
 
     def deadline_ns(self) -> int | None:
         """When to call :meth:`poll` again although nothing happened; None: only after an event."""
         times = self._flights.lost_ns()
-        session = self._session
-        if self._halted is None and session is None:
+        contact = self._contact
+        if self._halted is None and contact is None:
             times.append(self._failover.select_ns())
-        if self._halted is None and session is not None:
-            times += self._session_times(session)
+        if self._halted is None and contact is not None:
+            times += self._contact_times(contact)
         return min(times, default=None)
 
-    def _session_times(self, session: Session) -> list[int]:
+    def _contact_times(self, contact: Contact) -> list[int]:
         times: list[int | None] = []
-        if not self._flights.busy(Lane.UPLOAD, session) and (
-            self._more or session.wanted or not session.resumed
+        if not self._flights.busy(Lane.UPLOAD, contact) and (
+            self._more or contact.wanted or contact.head_due
         ):
-            times.append(session.hold_ns)
-        if session.resumed:
-            if not self._flights.busy(Lane.HEARTBEAT, session):
+            times.append(contact.hold_ns)
+        if contact.resumed:
+            if not self._flights.busy(Lane.HEARTBEAT, contact):
                 times.append(self._beat_ns)
-            if not self._flights.busy(Lane.RECEIPT, session):
+            if not self._flights.busy(Lane.RECEIPT, contact):
                 times.append(self._receipts.due_ns())
-            if not self._flights.busy(Lane.PROBE, session):
+            if not self._flights.busy(Lane.PROBE, contact):
                 times.append(self._failover.probe_ns())
         return [time for time in times if time is not None]
 
     @property
     def settled(self) -> bool:
         """Whether waiting for collectors is of no use: all is accepted, or none can be reached now."""
-        session = self._session
-        return session is None or not (
-            self._more or session.wanted or self._flights.busy(Lane.UPLOAD, session)
+        contact = self._contact
+        return (
+            contact is None
+            or self._stuck is not None
+            or not (self._more or contact.wanted or self._flights.busy(Lane.UPLOAD, contact))
         )
 
     def status(self, now_wall_ns: int) -> ForwardStatus:
         """How forwarding stands."""
-        session = self._session
+        contact = self._contact
         waiting = self._spool.blocks(self._accepted_seq + 1, 1, 1)
         lag_ns = now_wall_ns - parse_block_header(waiting[0].header_bytes).sealed_ns if waiting else 0
         findings = [text for text in (self._halted, self._stuck, self._receipts.defect) if text is not None]
         critical = "; ".join(findings) or None
         return ForwardStatus(
-            collector=session.collector if session is not None and session.resumed else None,
+            collector=contact.collector if contact is not None and contact.resumed else None,
             accepted_seq=self._accepted_seq,
             published_seq=self._receipts.published_seq,
             lag_seconds=max(0.0, lag_ns / 10**9),
@@ -218,13 +220,13 @@ class Forwarder:
 
     # Uploading
 
-    def _next_upload(self, session: Session, now: int) -> Ask | None:
-        if now < session.hold_ns:
+    def _next_upload(self, contact: Contact, now: int) -> Ask | None:
+        if now < contact.hold_ns:
             return None
-        if not session.resumed:
+        if contact.head_due:
             return Ask("GET", "head", self._on_head)
-        if session.wanted:
-            return self._ask_envelopes(session, session.wanted[0], now)
+        if contact.wanted:
+            return self._ask_envelopes(contact, contact.wanted[0], now)
         if not self._more:
             return None
         count = 1 if self._singly else BATCH_MAX_BLOCKS
@@ -235,8 +237,8 @@ class Forwarder:
         for block in blocks:
             if block.header_bytes[1] == BlockKind.KEYS:
                 dek = parse_block_header(block.header_bytes).dek
-                if dek not in session.uploaded:
-                    return self._ask_envelopes(session, dek, now)
+                if dek not in contact.uploaded:
+                    return self._ask_envelopes(contact, dek, now)
         return self._ask_blocks(blocks)
 
     def _ask_blocks(self, blocks: Sequence[StoredBlock]) -> Ask:
@@ -252,12 +254,12 @@ class Forwarder:
             last=last,
         )
 
-    def _ask_envelopes(self, session: Session, dek: DataKeyId, now: int) -> Ask | None:
+    def _ask_envelopes(self, contact: Contact, dek: DataKeyId, now: int) -> Ask | None:
         upload = self._spool.envelopes(dek)
         if upload is None:
             self._stick(
-                session,
-                f"envelope_missing: {session.collector} lacks the envelopes of data key {dek.hex()}, which "
+                contact,
+                f"envelope_missing: {contact.collector} lacks the envelopes of data key {dek.hex()}, which "
                 "the "
                 "spool has not kept: restore them at the collector from a region",
                 now,
@@ -267,37 +269,38 @@ class Forwarder:
         return Ask("PUT", what, self._on_envelopes, upload.encode(), JSON_MEDIA_TYPE, dek=dek)
 
     def _on_head(self, flight: Flight, response: HttpResponse, _wall: int, now: int) -> None:
-        answer = expect(response, flight.session.collector, parse_head_answer)
-        self._resume(flight.session, answer, now)
+        answer = expect(response, flight.contact.collector, parse_head_answer)
+        self._resume(flight.contact, answer, now)
 
-    def _resume(self, session: Session, answer: HeadAnswer, now: int) -> None:
-        session.nonce = answer.nonce
-        self._continue_from(session, answer.accepted_seq, answer.head, now)
+    def _resume(self, contact: Contact, answer: HeadAnswer, now: int) -> None:
+        contact.nonce = answer.nonce
+        self._continue_from(contact, answer.accepted_seq, answer.head, now)
 
-    def _continue_from(self, session: Session, accepted_seq: int, head: Digest, now: int) -> None:
+    def _continue_from(self, contact: Contact, accepted_seq: int, head: Digest, now: int) -> None:
         """The collector's head is ``accepted_seq`` with hash ``head``: go on from there, if it is ours."""
         state = self._enrolled()
         if accepted_seq > state.chain.seq:
             self._halt(
-                f"rollback: {session.collector} has block {accepted_seq} of this chain, and the spool of "
+                f"rollback: {contact.collector} has block {accepted_seq} of this chain, and the spool of "
                 f"this host ends at {state.chain.seq}: the state directory was restored from an old copy or "
                 "cloned; move it aside and enrol this host again"
             )
         elif accepted_seq < state.first_seq - 1:
             self._stuck = (
-                f"receipt_unfulfilled: {session.collector} has this chain up to block {accepted_seq} only, "
+                f"receipt_unfulfilled: {contact.collector} has this chain up to block {accepted_seq} only, "
                 f"and this host holds a receipt for all before {state.first_seq}: rebuild the collector from "
                 "a region"
             )
-            self._fail_session(session, self._stuck, now)
+            self._fail_contact(contact, self._stuck, now)
         elif self._hash_at(accepted_seq, state) != head:
-            self._halt(_fork(session.collector, accepted_seq))
+            self._halt(_fork(contact.collector, accepted_seq))
         else:
             self._spool.mark_accepted(accepted_seq)
             self._accepted_seq = self._sent_seq = accepted_seq
             self._receipts.accepted(accepted_seq, now)
-            session.resumed = True
-            session.wanted.clear()
+            contact.resumed = True
+            contact.head_due = False
+            contact.wanted.clear()
             self._more = True
 
     def _hash_at(self, seq: int, state: SpoolState) -> bytes:
@@ -315,35 +318,35 @@ class Forwarder:
         return state
 
     def _on_envelopes(self, flight: Flight, response: HttpResponse, _wall: int, _now: int) -> None:
-        expect_nothing(response, flight.session.collector)
+        expect_nothing(response, flight.contact.collector)
         assert flight.dek is not None
         self._spool.mark_envelopes_accepted(flight.dek)
-        flight.session.uploaded.add(flight.dek)
-        if flight.dek in flight.session.wanted:
-            flight.session.wanted.remove(flight.dek)
+        flight.contact.uploaded.add(flight.dek)
+        if flight.dek in flight.contact.wanted:
+            flight.contact.wanted.remove(flight.dek)
 
     def _on_blocks(self, flight: Flight, response: HttpResponse, wall: int, now: int) -> None:
-        session = flight.session
+        contact = flight.contact
         answer = self._progress(flight, response)
         for dek in answer.want:
-            if dek in session.uploaded:
+            if dek in contact.uploaded:
                 raise RefusalError(
-                    f"{session.collector} asks again for the envelopes of data key {dek.hex()}, which it has "
+                    f"{contact.collector} asks again for the envelopes of data key {dek.hex()}, which it has "
                     "taken: look at its log"
                 )
         if not flight.accepted_seq <= answer.accepted_seq <= flight.last:
-            self._ask_head_again(session, now)
+            self._ask_head_again(contact, now)
             return
         if answer.accepted_seq == flight.accepted_seq and not answer.want:
             raise RefusalError(
-                f"{session.collector} took none of the blocks it was sent and did not say why: look at its "
+                f"{contact.collector} took none of the blocks it was sent and did not say why: look at its "
                 "log"
             )
         self._spool.mark_accepted(answer.accepted_seq)
         self._accepted_seq = answer.accepted_seq
         for dek in answer.want:
             self._spool.mark_envelopes_accepted(dek, accepted=False)
-            session.wanted.append(dek)
+            contact.wanted.append(dek)
         if answer.accepted_seq > flight.accepted_seq:
             self._stuck = None
             self._singly = False
@@ -354,9 +357,9 @@ class Forwarder:
 
     # Receipts and heartbeats
 
-    def _next_question(self, session: Session, now: int) -> Ask | None:
+    def _next_question(self, contact: Contact, now: int) -> Ask | None:
         due_ns = self._receipts.due_ns()
-        if not session.resumed or due_ns is None or now < due_ns:
+        if not contact.resumed or due_ns is None or now < due_ns:
             return None
         asked = self._receipts.asked
         return Ask("GET", f"receipt?from={asked.first}&seen={asked.seen_size}", self._on_receipt)
@@ -368,27 +371,27 @@ class Forwarder:
         self._take_receipt(flight, answer, wall, now)
         self._check_progress(flight, answer, now)
 
-    def _next_heartbeat(self, session: Session, now: int) -> Ask | None:
-        if not session.resumed or session.nonce is None or now < self._beat_ns:
+    def _next_heartbeat(self, contact: Contact, now: int) -> Ask | None:
+        if not contact.resumed or contact.nonce is None or now < self._beat_ns:
             return None
-        next_seq, head, signature = self._sign_heartbeat(session.nonce)
+        next_seq, head, signature = self._sign_heartbeat(contact.nonce)
         asked = self._receipts.asked
-        beat = Heartbeat(next_seq, head, session.nonce, signature, asked.first, asked.seen_size)
+        beat = Heartbeat(next_seq, head, contact.nonce, signature, asked.first, asked.seen_size)
         self._beat_ns = now + self._heartbeat_ns
         return Ask("POST", "heartbeat", self._on_heartbeat, beat.encode(), JSON_MEDIA_TYPE)
 
     def _on_heartbeat(self, flight: Flight, response: HttpResponse, wall: int, now: int) -> None:
         answer = self._progress(flight, response)
-        flight.session.nonce = answer.nonce or flight.session.nonce
-        flight.session.stale_nonces = 0
+        flight.contact.nonce = answer.nonce or flight.contact.nonce
+        flight.contact.stale_nonces = 0
         self._take_receipt(flight, answer, wall, now)
         self._check_progress(flight, answer, now)
 
     def _progress(self, flight: Flight, response: HttpResponse) -> ProgressAnswer:
-        answer = expect(response, flight.session.collector, parse_progress_answer)
+        answer = expect(response, flight.contact.collector, parse_progress_answer)
         if answer.published_seq > answer.accepted_seq:
             raise RefusalError(
-                f"{flight.session.collector} says it published more than it accepted: look at its log"
+                f"{flight.contact.collector} says it published more than it accepted: look at its log"
             )
         return answer
 
@@ -407,28 +410,28 @@ class Forwarder:
     def _check_progress(self, flight: Flight, answer: ProgressAnswer, now: int) -> None:
         """Ask for the head again where a collector lost blocks, or has some that nobody here sent."""
         if answer.accepted_seq < flight.accepted_seq or answer.accepted_seq > self._sent_seq:
-            self._ask_head_again(flight.session, now)
+            self._ask_head_again(flight.contact, now)
 
-    def _ask_head_again(self, session: Session, now: int) -> None:
-        session.resumed = False
-        session.hold_ns = max(session.hold_ns, now + RESUME_PAUSE_NS)
+    def _ask_head_again(self, contact: Contact, now: int) -> None:
+        contact.head_due = True
+        contact.hold_ns = max(contact.hold_ns, now + RESUME_PAUSE_NS)
 
     # More than one collector
 
-    def _next_probe(self, session: Session, now: int) -> HttpRequest | None:
-        if not session.resumed or self._flights.busy(Lane.PROBE, session):
+    def _next_probe(self, contact: Contact, now: int) -> HttpRequest | None:
+        if not contact.resumed or self._flights.busy(Lane.PROBE, contact):
             return None
         collector = self._failover.probe(now)
         if collector is None:
             return None
-        return self._send(Lane.PROBE, Session(collector), Ask("GET", "head", self._on_probe), now)
+        return self._send(Lane.PROBE, Contact(collector), Ask("GET", "head", self._on_probe), now)
 
     def _on_probe(self, flight: Flight, response: HttpResponse, _wall: int, now: int) -> None:
-        answer = expect(response, flight.session.collector, parse_head_answer)
+        answer = expect(response, flight.contact.collector, parse_head_answer)
         if self._halted is None:
-            self._failover.take_back(flight.session.collector, now)
-            self._session = flight.session
-            self._resume(flight.session, answer, now)
+            self._failover.take_back(flight.contact.collector, now)
+            self._contact = flight.contact
+            self._resume(flight.contact, answer, now)
 
     # What goes wrong
 
@@ -450,20 +453,23 @@ class Forwarder:
 
     def _on_conflict(self, flight: Flight, problem: Problem, reason: str, now: int) -> None:
         """The collector's head is not where we thought; the head it names says how bad that is."""
-        session = flight.session
+        contact = flight.contact
         if problem.code == "stale_nonce":
-            session.nonce = problem.nonce or session.nonce
-            session.stale_nonces += 1
-            if session.stale_nonces == 1:  # sign over the fresh one at once, but once only in a row
+            contact.nonce = problem.nonce or contact.nonce
+            contact.stale_nonces += 1
+            if contact.stale_nonces == 1:  # sign over the fresh one at once, but once only in a row
                 self._beat_ns = now
         elif problem.code == "fork":
-            self._halt(_fork(session.collector, self._accepted_seq + 1))
-        elif problem.code == "envelope_missing":
-            session.uploaded.clear()
-            self._fail(flight, reason, now)
+            self._halt(_fork(contact.collector, self._accepted_seq + 1))
+        elif problem.accepted_seq is not None and flight.lane is Lane.UPLOAD:
+            contact.hold_ns = now + RESUME_PAUSE_NS
+            self._continue_from(contact, problem.accepted_seq, problem.head, now)
         elif problem.accepted_seq is not None:
-            session.hold_ns = now + RESUME_PAUSE_NS
-            self._continue_from(session, problem.accepted_seq, problem.head, now)
+            # A heartbeat that an upload overtook is none; a head that nobody here sent is looked at.
+            if problem.accepted_seq > self._sent_seq:
+                self._ask_head_again(contact, now)
+        elif flight.dek is not None:
+            self._stick(contact, f"{problem.code}: the envelopes of {flight.dek.hex()}: {reason}", now)
         else:
             self._fail(flight, reason, now)
 
@@ -474,7 +480,7 @@ class Forwarder:
             return
         what = f"block {flight.last}" if flight.last >= 0 else "an upload of envelopes"
         self._stick(
-            flight.session,
+            flight.contact,
             f"too_large: {what} is larger than the collector takes ({reason}): raise its request limit",
             now,
         )
@@ -483,49 +489,49 @@ class Forwarder:
         if flight.last > flight.accepted_seq + 1:  # find out which one it is
             self._singly = True
             self._last_error = reason
-            self._ask_head_again(flight.session, now)
+            self._ask_head_again(flight.contact, now)
             return
         what = f"block {flight.last}" if flight.last >= 0 else "an upload"
         self._stick(
-            flight.session,
+            flight.contact,
             f"{code}: {what} is called defective ({reason}): nothing after it is forwarded until the cause "
             "is "
             "found, here or at the collector",
             now,
         )
 
-    def _stick(self, session: Session, finding: str, now: int) -> None:
+    def _stick(self, contact: Contact, finding: str, now: int) -> None:
         self._stuck = finding
-        session.resumed = False
-        session.hold_ns = now + REFUSED_RETRY_NS
+        contact.head_due = True
+        contact.hold_ns = now + REFUSED_RETRY_NS
 
     def _halt(self, finding: str) -> None:
         self._halted = finding
-        self._session = None
+        self._contact = None
 
     def _fail(self, flight: Flight, reason: str, now: int, retry_after_s: int = 0) -> None:
         if flight.lane is Lane.PROBE:
-            self._failover.failed(flight.session.collector, now, retry_after_s)
+            self._failover.failed(flight.contact.collector, now, retry_after_s)
             return
-        if flight.session is not self._session:
+        if flight.contact is not self._contact:
             return
         self._last_error = reason
         if flight.last >= 0:
             self._batch_bytes = max(BATCH_MIN_BYTES, self._batch_bytes // 2)
-        if flight.lane is not Lane.UPLOAD and self._flights.busy(Lane.UPLOAD, self._session):
+        if flight.lane is not Lane.UPLOAD and self._flights.busy(Lane.UPLOAD, self._contact):
             # A full link delays small requests; the upload's own end tells whether the collector is there.
             self._receipts.none_yet(now)
             return
-        self._fail_session(flight.session, reason, now, retry_after_s)
+        self._fail_contact(flight.contact, reason, now, retry_after_s)
 
-    def _fail_session(self, session: Session, reason: str, now: int, retry_after_s: int = 0) -> None:
-        self._failover.failed(session.collector, now, retry_after_s)
+    def _fail_contact(self, contact: Contact, reason: str, now: int, retry_after_s: int = 0) -> None:
+        self._failover.failed(contact.collector, now, retry_after_s)
         self._last_error = reason
-        self._session = None
+        self._contact = None
 
-    def _send(self, lane: Lane, session: Session, ask: Ask, now: int) -> HttpRequest:
+    def _send(self, lane: Lane, contact: Contact, ask: Ask, now: int) -> HttpRequest:
         return self._flights.send(
-            lane, session, ask, now, asked=self._receipts.asked, accepted_seq=self._accepted_seq
+            lane, contact, ask, now, asked=self._receipts.asked, accepted_seq=self._accepted_seq
         )
 
 

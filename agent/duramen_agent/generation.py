@@ -238,9 +238,9 @@ class Generation:
         return list(self._cut(read_ns, final=True))
 
     def lost_bytes(self, size_after: int) -> int:
-        """How many bytes are known to have been lost when the file was found replaced by one of ``size_after``.
+        """How many bytes are known to be lost, now that the file was found replaced by one of ``size_after``.
 
-        A size that was seen by name alone may be the replacement's; it counts only if the replacement is shorter.
+        A size that was seen by name alone may be the replacement's: it counts if the replacement is shorter.
         """
         known = self.size if size_after < self.size else self._verified_size
         return max(0, known - self.taken)

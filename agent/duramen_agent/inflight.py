@@ -1,6 +1,6 @@
 """Requests in flight: which there are, what was known when each was made, and which count as lost.
 
-At most one request of each :class:`Lane` is in flight within a *session*, the use of one collector from one
+At most one request of each :class:`Lane` is in flight within a *contact*, the use of one collector from one
 question for its head on. A request without an answer counts as lost some seconds after its timeout, so that
 an adapter that loses an event delays forwarding and does not stop it.
 """
@@ -39,12 +39,14 @@ class Lane(Enum):
 
 
 @dataclass(slots=True)
-class Session:
+class Contact:
     """The use of one collector."""
 
     collector: str
     resumed: bool = False
-    """Whether its head is known, and ours."""
+    """Whether its head has been seen, and was ours: only then does it get heartbeats."""
+    head_due: bool = True
+    """Whether its head is to be asked for before anything is uploaded."""
     nonce: bytes | None = None
     stale_nonces: int = 0
     """Heartbeats refused in a row for their nonce."""
@@ -81,7 +83,7 @@ class Flight:
     """A request that was made."""
 
     lane: Lane
-    session: Session
+    contact: Contact
     handler: Handler
     lost_ns: int
     asked: Asked
@@ -101,7 +103,7 @@ class InFlight:
         self._last_id = 0
 
     def send(
-        self, lane: Lane, session: Session, ask: Ask, now_ns: int, *, asked: Asked, accepted_seq: int
+        self, lane: Lane, contact: Contact, ask: Ask, now_ns: int, *, asked: Asked, accepted_seq: int
     ) -> HttpRequest:
         """The request for ``ask``, from now on in flight."""
         size = len(ask.body)
@@ -110,7 +112,7 @@ class InFlight:
         self._last_id += 1
         self._flights[self._last_id] = Flight(
             lane,
-            session,
+            contact,
             ask.handler,
             lost_ns,
             asked=asked,
@@ -123,7 +125,7 @@ class InFlight:
             headers["content-type"] = ask.media_type
         return HttpRequest(
             request_id=self._last_id,
-            collector=session.collector,
+            collector=contact.collector,
             method=ask.method,
             path=chain_path(self._chain, ask.what),
             headers=headers,
@@ -144,9 +146,9 @@ class InFlight:
         """When each of them counts as lost."""
         return [flight.lost_ns for flight in self._flights.values()]
 
-    def busy(self, lane: Lane, session: Session | None) -> bool:
-        """Whether one is in flight in this lane of ``session``; probes have sessions of their own."""
+    def busy(self, lane: Lane, contact: Contact | None) -> bool:
+        """Whether one is in flight in this lane of ``contact``; probes have contacts of their own."""
         return any(
-            flight.lane is lane and (lane is Lane.PROBE or flight.session is session)
+            flight.lane is lane and (lane is Lane.PROBE or flight.contact is contact)
             for flight in self._flights.values()
         )

@@ -20,6 +20,7 @@ A batch is at most about 1.5 MiB of raw bytes, so a block is far below the limit
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
@@ -188,7 +189,8 @@ class Sealer:
                 code="rollback",
             )
         self._seed_pending = stored.index != self._ratchet.index
-        """Written before the next block: start-up after a crash takes the same way as a failed write."""
+        with contextlib.suppress(StorageError):  # as after a failed write: tried again before the next block
+            self._flush_seed()
 
     @property
     def state(self) -> ChainState:
@@ -351,10 +353,8 @@ class Sealer:
         )
         self._state, self._ratchet, self._seed_pending = state, following, True
         self._first_flags = Flags.NONE
-        try:
-            self._flush_seed()
-        except StorageError:
-            return  # the block is durable: its caller must not repeat it; the next one waits for the seed
+        with contextlib.suppress(StorageError):
+            self._flush_seed()  # the block is durable and must not be repeated: the next waits for the seed
 
     def _flush_seed(self) -> None:
         """Write the seed if it lags; SpoolFull when the disk has no room even for that."""

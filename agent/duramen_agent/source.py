@@ -42,6 +42,11 @@ class Source:
     labels: Mapping[str, str]
     slot: Slot
 
+    @property
+    def label_characters(self) -> int:
+        """Characters of all labels."""
+        return sum(len(key) + len(value) for key, value in self.labels.items())
+
     def excludes(self, path: bytes) -> bool:
         """Whether ``path`` is left out although a pattern matches it."""
         name = path.rpartition(b"/")[2]

@@ -142,7 +142,8 @@ def _lines(report: Report, now_ns: int) -> Iterator[str]:
         f", {len(shown)} shown" if len(shown) < len(status.sources) else ""
     )
     for source in shown:
-        yield f"  {source.stream}  {source.file or source.path}  {_size(source.behind_bytes)} behind  {source.state}"
+        behind = f"{_size(source.behind_bytes)} behind"
+        yield f"  {source.stream}  {source.file or source.path}  {behind}  {source.state}"
 
 
 def _size(count: int) -> str:

@@ -26,49 +26,24 @@ file.
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from duramen.ports import Disk, FileStat
 from duramen_agent.agentstatus import SourceStatus
+from duramen_agent.batch import Batch, Ending
 from duramen_agent.event import AgentEvent, EventKind, readable
 from duramen_agent.generation import Chunk, Generation, Outcome
+from duramen_agent.lookup import NO_FILE_YET, Expansion, Lookup, reason_of
 from duramen_agent.position import Position
-from duramen_agent.source import Slot, Source, Watch, beside
+from duramen_agent.source import Slot, Source, Watch
 from duramen_agent.step import Moment
 
 RESCAN_NS: Final = 10 * 10**9
 QUIET_NS: Final = 30 * 10**9
 DISCOVERY_SPACING_NS: Final = 100 * 10**6
 """Reported changes start at most one discovery in this time."""
-NO_FILE_YET: Final = "no file matches yet"
-CHUNKS_MAX: Final = 4096
-"""Runs in one round: their manifest lines stay well below the limit of a manifest."""
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one round found for one shred group and class: it becomes one block, or only deletes positions.
-
-    Events about files are sealed with their files' records, in the same block: so an ending and its event
-    are one step.
-    """
-
-    slot: Slot
-    chunks: list[Chunk] = field(default_factory=list)
-    events: list[AgentEvent] = field(default_factory=list)
-    generations: dict[int, Generation] = field(default_factory=dict)
-    """Those whose positions move."""
-    gone: list[Position] = field(default_factory=list)
-    """Those that ended."""
-
-    @property
-    def positions(self) -> list[Position]:
-        """What becomes durable with the block."""
-        return [*(item.position() for item in self.generations.values()), *self.gone]
 
 
 class Tailer:
@@ -90,12 +65,12 @@ class Tailer:
         self._max_open = max_open
         self._by_identity: dict[tuple[int, int], Generation] = {}
         self._by_name: dict[bytes, Generation] = {}
-        self._matched: dict[bytes, tuple[FileStat, Source]] = {}
+        self._lookup = Lookup(disk, self._sources)
+        self._expansion = Expansion({}, {})
         """What the patterns matched at the last discovery."""
         self._ready: dict[int, Generation] = {}
         self._open: dict[int, Generation] = {}
-        self._ending: dict[Slot, Batch] = {}
-        self._waiting: dict[tuple[int, bytes], str] = {}
+        self._endings: deque[Ending] = deque()
         self._expected: set[int] = set()
         """Rotated files at whose end there was nothing left to read when they were looked at last."""
         self._last_discovery_ns: int | None = None
@@ -142,53 +117,23 @@ class Tailer:
 
     def discover(self, now: Moment) -> None:
         """One discovery round."""
-        first = self._last_discovery_ns is None
         self._last_discovery_ns, self._discovery_due = now.monotonic_ns, False
-        names = self._matched = self._expand()
+        expansion = self._expansion = self._lookup.expand()
         seen: dict[tuple[int, int], bytes] = {}
-        for path, (stat, source) in names.items():
-            identity = (stat.device, stat.inode)
+        for path, match in expansion.matches.items():
+            identity = (match.stat.device, match.stat.inode)
             if identity in seen:
                 continue
             seen[identity] = path
             generation = self._by_identity.get(identity)
             if generation is None:
-                generation = self._begin(path, stat, source)
-            self._found(generation, path, stat, now)
+                generation = self._begin(path, match.stat, match.source)
+            self._found(generation, path, match.stat, now)
         missing = [item for item in self._by_identity.values() if item.identity not in seen]
         self._search(missing, now)
         self._by_name = {item.name: item for item in self._by_identity.values() if item.name is not None}
         for generation in list(self._by_identity.values()):
-            self._settle(generation, now, first=first)
-
-    def _expand(self) -> dict[bytes, tuple[FileStat, Source]]:
-        """Every file that a pattern matches, for the first source that wants it."""
-        found: dict[bytes, tuple[FileStat, Source]] = {}
-        self._waiting.clear()
-        for number, source in enumerate(self._sources):
-            for pattern in source.patterns:
-                matched = False
-                for path in self._disk.glob(pattern):
-                    if source.excludes(path):
-                        continue
-                    try:
-                        stat = self._disk.stat(path)
-                    except OSError as error:
-                        self._waiting[number, path] = _reason(error)
-                        continue
-                    if stat.is_regular:
-                        matched = True
-                        found.setdefault(path, (stat, source))
-                if not matched:
-                    self._waiting.setdefault((number, pattern), self._absence(pattern))
-        return found
-
-    def _absence(self, pattern: bytes) -> str:
-        try:
-            stat = self._disk.stat(pattern)
-        except OSError as error:
-            return _reason(error)
-        return NO_FILE_YET if stat.is_regular else "not a regular file"
+            self._settle(generation, now)
 
     def _begin(self, path: bytes, stat: FileStat, source: Source) -> Generation:
         number = self._next_generation
@@ -211,34 +156,31 @@ class Tailer:
 
     def _search(self, missing: Sequence[Generation], now: Moment) -> None:
         """Look for files that no pattern matches any more: by the name they had, or beside it."""
-        listed: dict[bytes, dict[tuple[int, int], tuple[bytes, FileStat]]] = {}
         for generation in missing:
             try:
-                self._search_one(generation, listed, now)
+                self._search_one(generation, now)
             except OSError as error:  # nothing can be concluded from what cannot be looked at
-                generation.problem = _reason(error)
+                self._unseen(generation, reason_of(error))
 
-    def _search_one(
-        self,
-        generation: Generation,
-        listed: dict[bytes, dict[tuple[int, int], tuple[bytes, FileStat]]],
-        now: Moment,
-    ) -> None:
+    def _unseen(self, generation: Generation, problem: str) -> None:
+        """The name cannot be looked at; what is open is read all the same."""
+        generation.problem = problem
+        if generation.file is not None:
+            self._ready[generation.number] = generation
+
+    def _search_one(self, generation: Generation, now: Moment) -> None:
         at = generation.name or generation.path
-        stat = self._stat(at)
+        stat = self._lookup.stat(at)
         if stat is None or (stat.device, stat.inode) != generation.identity:
-            directory = beside(at)
-            if directory not in listed:
-                listed[directory] = dict(self._listing(directory))
-            hit = listed[directory].get(generation.identity)
+            hit = self._lookup.beside(at).get(generation.identity)
             if hit is None or not self._recognises(generation, hit[0]):
-                self._lost_sight(generation, listed[directory], now)
+                self._lost_sight(generation, at, now)
                 return
             at, stat = hit
         self._found(generation, at, stat, now)
 
     def _recognises(self, generation: Generation, path: bytes) -> bool:
-        """Whether ``path`` is the generation's file, and not another one under its inode. May raise OSError."""
+        """Whether ``path`` is the generation's file, not another under its inode. May raise OSError."""
         if generation.file is not None:
             return True
         try:
@@ -249,35 +191,16 @@ class Tailer:
             generation.close()
         return same
 
-    def _listing(self, pattern: bytes) -> Iterator[tuple[tuple[int, int], tuple[bytes, FileStat]]]:
-        for path in self._disk.glob(pattern):
-            stat = self._stat(path)
-            if stat is not None and stat.is_regular:
-                yield (stat.device, stat.inode), (path, stat)
-
-    def _stat(self, path: bytes) -> FileStat | None:
-        """None where there is nothing; raises OSError where that cannot be known."""
-        try:
-            return self._disk.stat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def _lost_sight(
-        self, generation: Generation, listing: dict[tuple[int, int], tuple[bytes, FileStat]], now: Moment
-    ) -> None:
-        """The file has no name in its directory.
-
-        It is unlinked, unless the directory itself cannot be seen.
-        """
-        directory = self._stat(os.path.dirname(generation.path) or b"/")  # noqa: PTH120  # pathlib does not take bytes
-        if directory is None or directory.device != generation.device or not listing:
-            generation.problem = "its directory cannot be listed, or is not mounted"
+    def _lost_sight(self, generation: Generation, at: bytes, now: Moment) -> None:
+        """The file has no name in its directory: it is unlinked, unless the directory cannot be seen."""
+        if not self._lookup.can_judge(at, generation.device):
+            self._unseen(generation, "its directory cannot be listed, or is not mounted")
             return
         if generation.name is not None:
             generation.quiet_since_ns = now.monotonic_ns
         generation.name, generation.problem = None, None
 
-    def _settle(self, generation: Generation, now: Moment, *, first: bool) -> None:
+    def _settle(self, generation: Generation, now: Moment) -> None:
         """Open what may be needed, and end what is over."""
         if generation.name is None and generation.problem is None:
             if generation.file is None:
@@ -285,7 +208,7 @@ class Tailer:
                 return
             self._ready[generation.number] = generation  # its growth is reported by nobody
         elif generation.name is not None and generation.file is None and len(self._open) < self._max_open:
-            self._reopen(generation, now, first=first)
+            self._reopen(generation, now)
 
     def _vanish(self, generation: Generation, now: Moment) -> None:
         if generation.number in self._expected:  # the last of its rotations, long read to its end
@@ -306,12 +229,8 @@ class Tailer:
 
     def _end(self, generation: Generation, event: AgentEvent | None, chunks: Sequence[Chunk] = ()) -> None:
         """Forget a generation; what is to be sealed about it goes with the next round."""
-        slot = generation.source.slot
-        batch = self._ending.setdefault(slot, Batch(slot))
-        batch.chunks.extend(chunks)
-        batch.gone.append(generation.position(gone=True))
-        if event is not None:
-            batch.events.append(event)
+        position = generation.position(gone=True)
+        self._endings.append(Ending(generation.source.slot, chunks, event, position))
         generation.close()
         self._open.pop(generation.number, None)
         self._ready.pop(generation.number, None)
@@ -322,7 +241,7 @@ class Tailer:
 
     # Descriptors
 
-    def _reopen(self, generation: Generation, now: Moment, *, first: bool = False) -> bool:
+    def _reopen(self, generation: Generation, now: Moment) -> bool:
         """Open the file under its name, if it is the one that was read before.
 
         Otherwise another generation begins.
@@ -344,12 +263,12 @@ class Tailer:
             same = generation.is_same(stat)
         except OSError as error:
             generation.close()
-            generation.problem = _reason(error)
+            generation.problem = reason_of(error)
             return False
         generation.problem = None
         self._open[generation.number] = generation
         if not same:
-            self._replace(generation, stat, now, first=first)
+            self._replace(generation, stat, now, reopened=True)
             return False
         if generation.end < stat.size:
             self._ready[generation.number] = generation
@@ -358,7 +277,11 @@ class Tailer:
     def _make_room(self) -> bool:
         """Close the least recently read idle file that can be found again, if no more may be open."""
         if len(self._open) >= self._max_open:
-            idle = (item for item in self._open.values() if item.name is not None and not item.behind)
+            idle = (
+                item
+                for item in self._open.values()
+                if item.name is not None and not item.behind and item.number not in self._ready
+            )
             victim = next(idle, None)
             if victim is None:
                 return False
@@ -366,25 +289,25 @@ class Tailer:
             del self._open[victim.number]
         return True
 
-    def _replace(self, generation: Generation, stat: FileStat, now: Moment, *, first: bool) -> None:
-        """The file was truncated or rewritten, or another one got its inode.
+    def _replace(self, generation: Generation, stat: FileStat, now: Moment, *, reopened: bool) -> None:
+        """End this generation and begin the next: the file is not what was read before.
 
-        End this generation, begin the next.
+        It was truncated or rewritten; or, if it was ``reopened``, it may be another one under the same inode.
         """
         chunks = generation.salvage(now.wall_ns)
         details = {
             **_names(generation),
             "size_before": generation.size,
             "size_after": stat.size,
-            "detail": "the file was truncated or rewritten"
-            + (" while the agent was not running" if first else "")
-            + "; what was written after the last read and before that cannot be known",
+            "detail": "the file was truncated, rewritten or replaced"
+            + (" while it was not open" if reopened else "")
+            + ": what was written after the last look and before that cannot be known",
         }
         lost = generation.lost_bytes(stat.size)
         file, generation.file = generation.file, None
         self._end(generation, AgentEvent(EventKind.TRUNCATED, now.wall_ns, details, lost), chunks)
-        if generation.name is not None and generation.name not in self._matched:
-            # It was followed out of the patterns: what replaced it there is not to be read.
+        if reopened and generation.name not in self._expansion.matches:
+            # It was followed out of the patterns: another file there is not to be read.
             if file is not None:
                 file.close()
             return
@@ -405,11 +328,11 @@ class Tailer:
 
     def ready_slots(self) -> set[Slot]:
         """Where a read round may find something."""
-        return {item.source.slot for item in self._ready.values()} | self._ending.keys()
+        return {item.source.slot for item in self._ready.values()} | self.ending_slots()
 
     def ending_slots(self) -> set[Slot]:
-        """Where a file ended: its events do not wait."""
-        return {slot for slot, batch in self._ending.items() if batch.chunks or batch.events}
+        """Where a file ended: what is to be said about it does not wait."""
+        return {ending.slot for ending in self._endings}
 
     def read_round(self, budget_bytes: int, now: Moment, slots: Iterable[Slot]) -> list[Batch]:
         """Read files of ``slots`` in turn, one quantum each, until ``budget_bytes`` or nothing is ready.
@@ -417,35 +340,42 @@ class Tailer:
         Every batch has to be sealed and given to :meth:`commit` before the next round.
         """
         wanted = set(slots)
-        batches = {slot: self._ending.pop(slot) for slot in wanted & self._ending.keys()}
+        batches = {slot: Batch(slot) for slot in wanted}
+        found = self._take_endings(batches, budget_bytes)
         queue = [item for item in self._ready.values() if item.source.slot in wanted]
-        found = chunk_count = 0
-        while queue and found < budget_bytes and chunk_count < CHUNKS_MAX:
+        queue.sort(key=lambda item: item.file is None)  # those that are open make room for the others
+        while queue and found < budget_bytes:
             again = []
             for index, generation in enumerate(queue):
-                if found >= budget_bytes or chunk_count >= CHUNKS_MAX:
+                if found >= budget_bytes:
                     again.extend(queue[index:])
                     break
-                self._ready.pop(generation.number, None)
                 chunks, more = self._read(generation, now)
                 if chunks:
-                    slot = generation.source.slot
-                    batch = batches.setdefault(slot, Batch(slot))
-                    batch.chunks.extend(chunks)
-                    batch.generations[generation.number] = generation
-                    found += sum(len(chunk.raw) for chunk in chunks)
-                    chunk_count += len(chunks)
+                    found += batches[generation.source.slot].add(generation, chunks)
                 if more:
                     self._ready[generation.number] = generation
                     again.append(generation)
             queue = again
-        for slot in wanted & self._ending.keys():  # files that ended during this round
-            _merge(batches.setdefault(slot, Batch(slot)), self._ending.pop(slot))
-        return list(batches.values())
+        return [item for item in batches.values() if item.chunks or item.events or item.gone]
+
+    def _take_endings(self, batches: Mapping[Slot, Batch], budget_bytes: int) -> int:
+        found = 0
+        waiting: deque[Ending] = deque()
+        while self._endings and found < budget_bytes:
+            ending = self._endings.popleft()
+            if ending.slot in batches:
+                found += batches[ending.slot].end(ending)
+            else:
+                waiting.append(ending)
+        self._endings.extendleft(reversed(waiting))
+        return found
 
     def _read(self, generation: Generation, now: Moment) -> tuple[list[Chunk], bool]:
         """Read once; whether to come back in this round."""
-        if generation.file is None and not self._reopen(generation, now):
+        opened = generation.file is not None or self._reopen(generation, now)
+        self._ready.pop(generation.number, None)
+        if not opened:
             return [], False
         self._open[generation.number] = self._open.pop(generation.number)  # most recently read last
         over = self._is_over(generation, now)
@@ -453,7 +383,7 @@ class Tailer:
         try:
             chunks, outcome = generation.read(now.wall_ns, final=over)
         except OSError as error:
-            generation.problem = _reason(error)
+            generation.problem = reason_of(error)
             return [], False
         generation.problem = None
         if outcome is Outcome.REPLACED:
@@ -471,7 +401,7 @@ class Tailer:
         except OSError:
             stat = None
         if stat is not None:
-            self._replace(generation, stat, now, first=False)
+            self._replace(generation, stat, now, reopened=False)
 
     def _is_over(self, generation: Generation, now: Moment) -> bool:
         return generation.rotated and now.monotonic_ns - generation.quiet_since_ns >= QUIET_NS
@@ -493,7 +423,7 @@ class Tailer:
                 if generation.file is not None:
                     generation.observe(generation.file.stat(), now.monotonic_ns)
             except OSError as error:
-                generation.problem = _reason(error)
+                generation.problem = reason_of(error)
         for generation in sorted(held, key=lambda item: item.number):
             if self.held_bytes() <= limit_bytes:
                 return
@@ -521,7 +451,7 @@ class Tailer:
             )
             for item in self._by_identity.values()
         ]
-        for (number, pattern), reason in self._waiting.items():
+        for (number, pattern), reason in self._expansion.waiting.items():
             stream = self._sources[number].stream
             problem = reason != NO_FILE_YET
             found.append(SourceStatus(stream, readable(pattern), None, 0, 0, 0, reason, problem))
@@ -534,12 +464,6 @@ class Tailer:
         self._open.clear()
 
 
-def _merge(batch: Batch, other: Batch) -> None:
-    batch.chunks.extend(other.chunks)
-    batch.events.extend(other.events)
-    batch.gone.extend(other.gone)
-
-
 def _names(generation: Generation) -> dict[str, str | int]:
     return {
         "stream": generation.source.stream,
@@ -547,11 +471,3 @@ def _names(generation: Generation) -> dict[str, str | int]:
         "file": generation.position().file,
         "offset": generation.sealed,
     }
-
-
-def _reason(error: OSError) -> str:
-    if error.errno == errno.ENOENT:
-        return NO_FILE_YET
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "permission denied"
-    return (error.strerror or str(error)).lower()

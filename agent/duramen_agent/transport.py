@@ -33,7 +33,7 @@ SILENCE_TIMEOUT_S: Final = 30.0
 KEEP_ALIVE_S: Final = 60.0
 PIECE_BYTES: Final = 64 * 1024
 THREADS: Final = 8
-"""Twice the lanes of the forwarder: what a collector holds up with headers that drip does not stop the others."""
+"""Twice the lanes of the forwarder: a collector whose headers drip holds up some of them, not all."""
 
 Deliver = Callable[[HttpResponse | HttpFailure], None]
 """Called from the transport's threads."""

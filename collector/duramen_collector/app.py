@@ -19,6 +19,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from duramen.api import (
     JSON_MEDIA_TYPE,
@@ -92,7 +93,7 @@ async def body_of(request: Request, media_type: str, limit: int) -> bytes:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise refuse(415, "media_type", "send the body without a content encoding")
     announced = request.headers.get("content-length")
-    if announced is not None and int(announced) > limit:
+    if announced is not None and (not announced.isdecimal() or int(announced) > limit):
         raise _too_large(limit)
     pieces, size = [], 0
     async for piece in request.stream():
@@ -182,7 +183,7 @@ def agent_routes(front: Front) -> APIRouter:
         judged = await front.write(lambda connection: service.heartbeat(connection, peer, chain_id, beat))
         return await _progress(judged, peer, chain_id, beat.receipt_from, beat.seen_size, beat=True)
 
-    @router.get("/chains/{chain}/receipt", openapi_extra=_query("from", "seen"), responses=_ANSWER)
+    @router.get("/chains/{chain}/receipt", openapi_extra=query_of("from", "seen"), responses=_ANSWER)
     async def receipt(request: Request, chain: str) -> Response:
         """Ask for the receipt that is due."""
         peer, chain_id = await front.peer(request), ChainId(parse_digest(chain))
@@ -223,6 +224,7 @@ def create_app(front: Front, routers: Sequence[APIRouter] = ()) -> FastAPI:
     app.add_exception_handler(DuramenError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_defect)
     return app
 
@@ -257,6 +259,10 @@ async def _on_invalid(_request: Request, error: Exception) -> Response:
     )
 
 
+async def _on_disconnect(_request: Request, _error: Exception) -> Response:
+    return problem_response(Problem(400, "malformed", "the body of the request broke off; send it again"))
+
+
 async def _on_defect(_request: Request, error: Exception) -> Response:
     _log.error("a request failed for a defect of this program", exc_info=error)
     return problem_response(
@@ -282,7 +288,8 @@ def _json(data: bytes) -> Response:
     return Response(data, media_type=JSON_MEDIA_TYPE)
 
 
-def _query(*names: str) -> dict[str, Any]:
+def query_of(*names: str) -> dict[str, Any]:
+    """Numbers that the query must name, for the API document."""
     schema = {"type": "integer", "minimum": 0, "maximum": _MAX_NUMBER}
     return {
         "parameters": [{"name": name, "in": "query", "required": True, "schema": schema} for name in names]
@@ -292,7 +299,7 @@ def _query(*names: str) -> dict[str, Any]:
 def _body(media_type: str, *query: str) -> dict[str, Any]:
     schema = {"type": "object"} if media_type == JSON_MEDIA_TYPE else {"type": "string", "format": "binary"}
     body = {"required": True, "content": {media_type: {"schema": schema}}}
-    return {"requestBody": body, **(_query(*query) if query else {})}
+    return {"requestBody": body, **(query_of(*query) if query else {})}
 
 
 _PROBLEM: Final = {

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from duramen.ports import Clock, Random
 from duramen_collector.app import Front, create_app
 from duramen_collector.authority import Authority, create_authority
-from duramen_collector.configuration import Configuration
+from duramen_collector.configuration import Configuration, VerificationTimes
 from duramen_collector.database import demand_current, open_database
 from duramen_collector.keystore import LogKeyStore
 from duramen_collector.people import people_routes
@@ -25,6 +25,7 @@ from duramen_collector.server import listen, serve, tls_context
 from duramen_collector.service import Service
 from duramen_collector.statedir import StateDirectory
 from duramen_collector.tokens import Pepper
+from duramen_collector.verifications import Verifications
 from duramen_collector.writer import Writer
 
 
@@ -34,8 +35,8 @@ class Collector:
 
     engine: sa.Engine
     writer: Writer
-    service: Service
     publication: Publication
+    verifications: Verifications
     app: FastAPI
 
 
@@ -49,8 +50,10 @@ def assemble(configuration: Configuration, clock: Clock, random: Random) -> Coll
     service = Service(authority=authority, log_keys=log_keys, pepper=pepper, clock=clock, random=random)
     publication = Publication(configuration, engine, writer, log_keys, service, clock, random)
     front = Front(service, writer, engine)
-    routers = people_routes(front, open_stores(configuration), lambda: publication.statuses)
-    return Collector(engine, writer, service, publication, create_app(front, routers))
+    stores = open_stores(configuration)
+    verifications = Verifications(engine, stores, log_keys, configuration.verification, clock, random)
+    routers = people_routes(front, stores, lambda: publication.statuses, verifications)
+    return Collector(engine, writer, publication, verifications, create_app(front, routers))
 
 
 def run(configuration: Configuration, clock: Clock, random: Random) -> None:
@@ -62,10 +65,15 @@ def run(configuration: Configuration, clock: Clock, random: Random) -> None:
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        publishing = asyncio.create_task(collector.publication.run())
+        tasks = [
+            asyncio.create_task(collector.publication.run()),
+            asyncio.create_task(collector.verifications.run()),
+        ]
         yield
-        publishing.cancel()
-        await asyncio.gather(publishing, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        collector.verifications.close()
 
     collector.writer.start()
     try:
@@ -81,12 +89,14 @@ def api_document(clock: Clock, random: Random) -> dict[str, Any]:
     It depends on no configuration: the service behind it has keys that nobody gets.
     """
     engine = sa.create_engine("sqlite://")
+    log_keys = LogKeyStore(Path())
     service = Service(
         authority=Authority(create_authority("document", clock.wall_ns(), random)),
-        log_keys=LogKeyStore(Path()),
+        log_keys=log_keys,
         pepper=Pepper(random.draw(SECRET_BYTES)),
         clock=clock,
         random=random,
     )
     front = Front(service, Writer(engine), engine)
-    return create_app(front, people_routes(front, {}, dict)).openapi()
+    verifications = Verifications(engine, {}, log_keys, VerificationTimes(), clock, random)
+    return create_app(front, people_routes(front, {}, dict, verifications)).openapi()

@@ -16,7 +16,8 @@ from typing import Annotated
 import sqlalchemy as sa
 import typer
 
-from duramen.audit import AuditOptions, Depth, audit_region
+from duramen.audit import audit_region
+from duramen.auditreport import AuditOptions, Depth
 from duramen.canonical import Json
 from duramen.checkpoint import LogKeys, open_checkpoint
 from duramen.errors import FormatError, IntegrityError, StorageError, UsageError
@@ -120,7 +121,9 @@ def status(config: ConfigOption = DEFAULT_PATH, tenant: TenantOption = None, jso
         for row in rows:
             state = row["error"] or f"{row['size']} statements, {row['lag']} behind"
             typer.echo(f"{row['tenant']}  {row['region']}  {state}")
-    return EXIT_CODES[Verdict.INCOMPLETE if any(row["error"] or row["lag"] for row in rows) else Verdict.VERIFIED]
+    return EXIT_CODES[
+        Verdict.INCOMPLETE if any(row["error"] or row["lag"] for row in rows) else Verdict.VERIFIED
+    ]
 
 
 @regions_app.command("scrub")
@@ -162,7 +165,10 @@ def repair(
     tenant: TenantOption = None,
     json: JsonOption = False,
 ) -> int:
-    """Put back what is damaged or missing in a region, from the others; the damaged objects are kept aside."""
+    """Put back what is damaged or missing in a region, from the others.
+
+    The damaged objects are kept aside.
+    """
     with _open(config, tenant) as site:
         retention = Retention(
             site.configuration.retention.default_ns // 10**9,

@@ -31,8 +31,8 @@ class RegionDriver:
         self,
         stores: Mapping[str, ObjectStore],
         timeout_seconds: float,
-        threads: int = THREADS,
         clock: Clock | None = None,
+        threads: int = THREADS,
     ) -> None:
         self._stores = dict(stores)
         self._timeout_seconds = timeout_seconds

@@ -7,24 +7,55 @@ whoever reads a tlog-tiles log verifies it. Full tiles never change and may be c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 
+from duramen import canonical
+from duramen.api import JSON_MEDIA_TYPE
+from duramen.audit import Depth
+from duramen.canonical import Fields
 from duramen.errors import FormatError
+from duramen.frame import FRAMES_MEDIA_TYPE
 from duramen.names import ChainId, check_tenant, parse_digest
 from duramen.tiles import parse_tile_path
-from duramen_collector.app import Front, problem_answers
+from duramen_collector.app import Front, body_of, number_of, problem_answers, query_of
 from duramen_collector.heads import object_key
+from duramen_collector.history import find_blocks, read_frames
+from duramen_collector.proofs import ConsistencyAnswer, InclusionAnswer, prove_consistency, prove_inclusion
 from duramen_collector.publisher import PublisherState, PublisherStatus
 from duramen_collector.refusal import refuse
 from duramen_collector.service import ChainSummary
 from duramen_collector.store.port import Found, Get, ObjectStore
+from duramen_collector.verification import find_verification, latest
+from duramen_collector.verifications import Verifications
 
 _TILE_MEDIA_TYPE: Final = "application/octet-stream"
 _NOTE_MEDIA_TYPE: Final = "text/plain; charset=utf-8"
+_MAX_JSON_BYTES: Final = 4096
+_FRAMES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "Frames",
+        "content": {FRAMES_MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+_DEPTH: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON_MEDIA_TYPE: {
+                "schema": {
+                    "type": "object",
+                    "required": ["depth"],
+                    "properties": {"depth": {"enum": ["headers", "bodies"]}},
+                }
+            }
+        },
+    }
+}
 _FOR_EVER: Final = "public, max-age=31536000, immutable"
 
 
@@ -65,13 +96,23 @@ class Health:
 
 
 def people_routes(
-    front: Front, stores: Mapping[str, ObjectStore], statuses: Callable[[], Mapping[str, PublisherStatus]]
+    front: Front,
+    stores: Mapping[str, ObjectStore],
+    statuses: Callable[[], Mapping[str, PublisherStatus]],
+    verifications: Verifications,
 ) -> list[APIRouter]:
-    """Tenants' chains and regions, static files, health."""
-    return [_tenant_routes(front, statuses), _static_routes(front, stores), _health_routes(statuses)]
+    """Tenants' chains, proofs and regions, verification, static files, health."""
+    return [
+        _tenant_routes(front, stores, statuses),
+        _verification_routes(front, verifications),
+        _static_routes(front, stores),
+        _health_routes(statuses),
+    ]
 
 
-def _tenant_routes(front: Front, statuses: Callable[[], Mapping[str, PublisherStatus]]) -> APIRouter:
+def _tenant_routes(
+    front: Front, stores: Mapping[str, ObjectStore], statuses: Callable[[], Mapping[str, PublisherStatus]]
+) -> APIRouter:
     router = APIRouter(prefix="/v1/tenants/{tenant}", tags=["tenants"], responses=problem_answers())
     service = front.service
 
@@ -96,6 +137,33 @@ def _tenant_routes(front: Front, statuses: Callable[[], Mapping[str, PublisherSt
         if status is None:
             raise refuse(503, "busy", "publication of this tenant has not begun yet; try again in a moment")
         return _publication(status)
+
+    @router.get("/chains/{chain}/blocks", openapi_extra=query_of("from", "count"), responses=_FRAMES)
+    async def blocks(request: Request, tenant: str, chain: str) -> Response:
+        """Blocks of a chain from one on, as frames; as many as fit. An auditor's."""
+        await front.authorise(request, "auditor", tenant)
+        chain_id = ChainId(parse_digest(chain))
+        first, count = number_of(request, "from"), number_of(request, "count")
+        await front.read(lambda connection: service.chain(connection, tenant, chain_id))
+        places = await front.read(lambda connection: find_blocks(connection, tenant, chain_id, first, count))
+        data = await asyncio.to_thread(
+            read_frames, places, lambda key: _copies(stores, object_key(tenant, key))
+        )
+        return Response(data, media_type=FRAMES_MEDIA_TYPE)
+
+    @router.get("/proofs/inclusion")
+    async def inclusion(request: Request, tenant: str, statement: str) -> InclusionAnswer:
+        """That the newest checkpoint holds the statement with this hash."""
+        await front.authorise(request, "viewer", tenant)
+        digest = parse_digest(statement)
+        return await front.read(lambda connection: prove_inclusion(connection, tenant, digest))
+
+    @router.get("/proofs/consistency", openapi_extra=query_of("from"))
+    async def consistency(request: Request, tenant: str) -> ConsistencyAnswer:
+        """That the newest checkpoint continues the log of so many statements."""
+        await front.authorise(request, "viewer", tenant)
+        old_size = number_of(request, "from")
+        return await front.read(lambda connection: prove_consistency(connection, tenant, old_size))
 
     return router
 
@@ -122,7 +190,7 @@ def _static_routes(front: Front, stores: Mapping[str, ObjectStore]) -> APIRouter
             key = object_key(check_tenant(tenant), path.path())
         except FormatError as error:
             raise refuse(404, "not_found", str(error)) from error
-        data = await asyncio.to_thread(_first, stores, key)
+        data = await asyncio.to_thread(lambda: next(_copies(stores, key), None))
         if data is None:
             raise refuse(
                 404, "not_found", "no region has this tile; ask for the full one or a wider partial one"
@@ -154,14 +222,65 @@ def _health_routes(statuses: Callable[[], Mapping[str, PublisherStatus]]) -> API
     return router
 
 
-def _publication(status: PublisherStatus) -> PublicationSummary:
-    regions = tuple(RegionSummary(**asdict(region)) for region in status.regions)
-    return PublicationSummary(str(status.state), status.reason, status.code, status.size, regions)
+def _verification_routes(front: Front, verifications: Verifications) -> APIRouter:
+    router = APIRouter(prefix="/v1/tenants/{tenant}", tags=["verification"], responses=problem_answers())
+    service = front.service
+
+    @router.get("/verification")
+    async def newest(request: Request, tenant: str) -> JSONResponse:
+        """The last verification that was finished: verdict, findings, regions, chains."""
+        await front.authorise(request, "viewer", tenant)
+        found = await front.read(lambda connection: latest(connection, tenant))
+        if found is None:
+            raise refuse(
+                404, "not_found", "this tenant has not been verified yet; POST to verifications does"
+            )
+        return JSONResponse(found.report)
+
+    @router.post("/verifications", status_code=202, openapi_extra=_DEPTH)
+    async def start(request: Request, tenant: str) -> JSONResponse:
+        """Verify the tenant's log in every region now. An auditor's."""
+        await front.authorise(request, "auditor", tenant)
+        depth = _depth(await body_of(request, JSON_MEDIA_TYPE, _MAX_JSON_BYTES))
+        found = await front.read(lambda connection: service.tenant(connection, tenant))
+        job = verifications.start(found, depth)
+        location = f"/v1/tenants/{tenant}/verifications/{job.verification_id}"
+        return JSONResponse({"id": job.verification_id, "state": "running"}, 202, {"Location": location})
+
+    @router.get("/verifications/{verification_id}")
+    async def one(request: Request, tenant: str, verification_id: str) -> JSONResponse:
+        """A verification: where it is while it runs, its report when it is finished."""
+        await front.authorise(request, "viewer", tenant)
+        job = verifications.find(tenant, verification_id)
+        if job is not None:
+            progress = {"region": job.region, "step": job.step}
+            return JSONResponse({"id": verification_id, "state": "running", "progress": progress})
+        found = await front.read(lambda connection: find_verification(connection, tenant, verification_id))
+        if found is None:
+            raise refuse(404, "not_found", "there is no such verification of this tenant")
+        if found.finished_ns is None:
+            return JSONResponse({"id": verification_id, "state": "broken off"})
+        return JSONResponse({"id": verification_id, "state": "finished", "report": found.report})
+
+    return router
 
 
-def _first(stores: Mapping[str, ObjectStore], key: str) -> bytes | None:
+def _depth(body: bytes) -> Depth:
+    fields = Fields(canonical.read(body, "the request"), "the request")
+    depth = fields.text("depth", 16)
+    fields.finish()
+    if depth not in {Depth.HEADERS, Depth.BODIES}:
+        raise FormatError("depth is headers or bodies")
+    return Depth(depth)
+
+
+def _copies(stores: Mapping[str, ObjectStore], key: str) -> Iterator[bytes]:
     for store in stores.values():
         answer = store.perform(Get(key))
         if isinstance(answer, Found):
-            return answer.data
-    return None
+            yield answer.data
+
+
+def _publication(status: PublisherStatus) -> PublicationSummary:
+    regions = tuple(RegionSummary(**asdict(region)) for region in status.regions)
+    return PublicationSummary(str(status.state), status.reason, status.code, status.size, regions)

@@ -24,6 +24,7 @@ from duramen.ports import Clock, Random
 from duramen_collector.configuration import Configuration
 from duramen_collector.database import reading, writing_connection
 from duramen_collector.driver import RegionDriver
+from duramen_collector.history import pack_index
 from duramen_collector.keystore import LogKeyStore
 from duramen_collector.ledger import Ledger
 from duramen_collector.publisher import Batch, Publisher, PublisherStatus, Wait
@@ -39,6 +40,9 @@ from duramen_collector.writer import Writer
 LOOK_SECONDS: Final = 2.0
 PAUSE_SECONDS: Final = 5.0
 REGION_TIMEOUT_SECONDS: Final = 30.0
+PACK_BYTES: Final = 4 * 1024 * 1024
+"""About how much one pack may hold. ``publish.max_bytes`` says when to publish, not how much: a log moves
+once a second at most, so a backlog has to travel in large packs."""
 
 T = TypeVar("T")
 _log = logging.getLogger("duramen.collector")
@@ -60,7 +64,7 @@ def log_settings(configuration: Configuration, tenant: str) -> LogSettings:
             retention.default_ns // 10**9,
             {number: life_ns // 10**9 for number, life_ns in retention.classes_ns.items()},
         ),
-        max_bytes=configuration.publish.max_bytes,
+        max_bytes=max(PACK_BYTES, configuration.publish.max_bytes),
     )
 
 
@@ -89,7 +93,7 @@ class Publication:
         self._service = service
         self._clock = clock
         self._random = random
-        self._driver = RegionDriver(open_stores(configuration), REGION_TIMEOUT_SECONDS)
+        self._driver = RegionDriver(open_stores(configuration), REGION_TIMEOUT_SECONDS, clock)
         self._statuses: dict[str, PublisherStatus] = {}
 
     @property
@@ -141,7 +145,7 @@ class Publication:
             await asyncio.sleep(self._pause_seconds(effect))
 
     def _publisher(self, connection: sa.Connection, tenant: Tenant) -> Publisher:
-        ledger = Ledger(connection, tenant.tenant)
+        ledger = Ledger(connection, tenant.tenant, pack_index(tenant.tenant))
         signer = TwoKeySigner(self._log_keys.load(tenant.tenant, tenant.origin).log)
         settings = log_settings(self._configuration, tenant.tenant)
         publish = self._configuration.publish

@@ -1,7 +1,7 @@
 """A region's store as :mod:`duramen.audit` reads it, and the same with some objects exchanged in memory.
 
-Reads are bounded: of an object larger than any of a region may be, what is read shows as damaged. A store that fails raises
-StorageError.
+Reads are bounded: of an object larger than any of a region may be, what is read shows as damaged. A store
+that fails raises StorageError.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""Repair of a region from the others: what is damaged or missing there is put back, once it is known to be right.
+"""Repair of a region from the others: what is damaged there is put back, once it is known to be right.
 
-:func:`repair_region` audits the region, fetches from other regions what its findings name, and audits the region *as it would be* with
-these objects in their places. Only objects with no finding left are then written; the damaged ones are kept aside. Rounds are
-repeated while they find something: what is behind a missing pack comes to light when that is back.
+:func:`repair_region` audits the region, fetches from other regions what its findings name, and audits the
+region *as it would be* with these objects in their places. Only objects with no finding left are then
+written; the damaged ones are kept aside. Rounds are repeated while they find something: what is behind a
+missing pack comes to light when that is back.
 
-Packs, tiles, envelopes and kept checkpoints are superseded whatever their retention: the bytes that are kept are the right ones. A
-checkpoint that is missing, invalid or set back is replaced last, when everything below its size is there, and by a swap, so that a
-sequencer at work is never set back. Not repaired: ``head``, which is the sequencer's; what no
-other region has.
+Packs, tiles, envelopes and kept checkpoints are superseded whatever their retention: the bytes that are
+kept are the right ones. A checkpoint that is missing, invalid or set back is replaced last, when everything
+below its size is there, and by a swap, so that a sequencer at work is never set back. Not repaired:
+``head``, which is the sequencer's; what no other region has.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
-from duramen.audit import AuditOptions, AuditReport, Depth, audit_region, pin_region
+from duramen.audit import audit_region
+from duramen.auditreport import AuditOptions, AuditReport, Depth
 from duramen.canonical import Json
 from duramen.checkpoint import LogKeys, open_checkpoint
 from duramen.errors import FormatError, IntegrityError, StorageError, UsageError
 from duramen.frame import PACK_HEADER_BYTES, pack_digest, pack_key, parse_pack_header
 from duramen.packs import RegionReader, plan_packs
+from duramen.pinnedregion import pin_region
 from duramen.region import CHECKPOINT_KEY, PACKS_PREFIX
 from duramen.verdict import Code, Finding, Severity
 from duramen_collector.regionreader import OverlayReader, StoreReader
@@ -183,12 +186,15 @@ class _Candidates:
         return not name.startswith(PACKS_PREFIX) or name == pack_key(pack_digest(data))
 
     def _fetch_unnamed(self, report: AuditReport) -> None:
-        """Packs whose names this region no longer tells: all that another region's log has and this one lacks."""
+        """Packs whose names this region no longer tells.
+
+        All that another region's log has and this one lacks.
+        """
         size = 0 if report.signed is None else report.signed.checkpoint.size
         for source in self._sources.values():
             try:
-                slots = plan_packs(pin_region(source, self._tenant), f"{self._tenant}/", size)
-                for slot in slots:
+                plan = plan_packs(pin_region(source, self._tenant), f"{self._tenant}/", size)
+                for slot in plan.slots:
                     if slot.digest is not None and not slot.is_missing:
                         key = f"{self._tenant}/{pack_key(slot.digest)}"
                         if not self._reader.exists(key):

@@ -170,6 +170,14 @@ entries: Final = Table(
     Index(None, "chain", "seq"),
 )
 
+packs: Final = Table(
+    "packs",
+    metadata,
+    Column("tenant", String(63), primary_key=True),
+    Column("first_leaf", BigInteger, primary_key=True),
+    Column("digest", LargeBinary(32), nullable=False),  # which pack holds the statements from this leaf on
+)
+
 tiles: Final = Table(
     "tiles",
     metadata,

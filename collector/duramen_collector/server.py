@@ -25,26 +25,104 @@ from duramen.errors import ConfigurationError
 from duramen_collector.app import PEER
 
 GRACE_SECONDS: Final = 10
+CLOSURE_SECONDS: Final = 1.0
 KEEP_ALIVE_SECONDS: Final = 75
+HEAD_MAX_BYTES: Final = 64 * 1024
+PATIENCE_SECONDS: Final = 30.0
 BACKLOG: Final = 512
 MAX_CONNECTIONS: Final = 4096
 
 
 class PeerProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol that also tells the application who is at the other end."""
+    """uvicorn's HTTP/1.1 protocol with bounds, and with the name of who is at the other end.
+
+    uvicorn bounds neither the head of a request nor the time that one may take, and anyone may connect:
+    here a head has ``HEAD_MAX_BYTES`` and ``PATIENCE_SECONDS``, a body may pause for as long, and trailers
+    are dropped.
+    """
 
     peer_certificate: bytes | None = None
+    is_stopping = False
+    _is_in_body = False
+    _head_bytes = 0
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """Remember the certificate that the handshake verified, DER; None when the client has none."""
         super().connection_made(transport)
         tls = transport.get_extra_info("ssl_object")
         self.peer_certificate = None if tls is None else tls.getpeercert(binary_form=True)
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the deadline."""
+        self._expect_nothing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what belongs to a head; cut the connection when that is too much."""
+        if self._is_in_body:
+            self._expect()
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if not self._is_in_body and self._head_bytes > HEAD_MAX_BYTES:
+            self.transport.abort()
 
     def on_message_begin(self) -> None:
         """Put the certificate into the scope of each request."""
         super().on_message_begin()
         self.scope[PEER] = self.peer_certificate  # type: ignore[typeddict-unknown-key]  # an extension of ours
+        if self._deadline is None:
+            self._expect()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; trailers come here too, and are dropped."""
+        if not self._is_in_body:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The body begins."""
+        self._is_in_body = True
+        self._head_bytes = 0
+        self._expect()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The request is here."""
+        self._is_in_body = False
+        self._head_bytes = 0
+        self._expect_nothing()
+        super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """Stop this connection: at once when it is idle, after its response otherwise."""
+        super().shutdown()
+        self.is_stopping = True
+        if self.transport.is_closing():
+            self._cut_soon()
+
+    def on_response_complete(self) -> None:
+        """A connection that is to stop does so after its response."""
+        super().on_response_complete()
+        if self.is_stopping:
+            self._cut_soon()
+
+    def _expect(self) -> None:
+        """Cut the connection unless there is progress within ``PATIENCE_SECONDS``."""
+        self._expect_nothing()
+        self._deadline = self.loop.call_later(PATIENCE_SECONDS, self.transport.abort)
+
+    def _expect_nothing(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _cut_soon(self) -> None:
+        """End a closing connection whose peer does not answer the TLS closure.
+
+        An idle client need not, and would keep us.
+        """
+        self.loop.call_later(CLOSURE_SECONDS, self.transport.abort)
 
 
 def tls_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:

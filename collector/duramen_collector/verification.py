@@ -1,16 +1,19 @@
-"""Verification of a tenant's log: every region against the log's signatures, and the database against the regions.
+"""Verification of a tenant's log: regions against its signatures, and the database against the regions.
 
-:func:`run_verification` reads the database first and the regions after it, so that what is published meanwhile is never a
-finding. Each region is audited by itself (:mod:`duramen.audit`), up to the checkpoint that it had at that moment; then:
+:func:`run_verification` reads the database first and the regions after it, so that what is published
+meanwhile is never a finding. Each region is audited by itself (:mod:`duramen.audit`), up to the checkpoint
+that it had at that moment; then:
 
-- a region whose checkpoint is behind one that was signed :data:`STALE_AFTER_NS` ago is ``checkpoint_stale``, behind the one it showed at the
-  last verification ``checkpoint_rollback``; one whose root differs from what was signed for its size is ``equivocation``;
-- a published chain that a region's log does not hold as far as the database says is ``unexplained_loss``; two heads are a ``fork``;
-- a head that an agent announced and whose blocks have not come is ``truncated``; an agent that has not been heard of is ``silent``;
-- a block that waits for publication for too long is ``receipt_unfulfilled``.
+- a region whose checkpoint is behind one that was signed :data:`STALE_AFTER_NS` ago is
+``checkpoint_stale``, behind the one it showed at the last verification ``checkpoint_rollback``; one whose
+root differs from what was signed for its size is ``equivocation``; - a published chain that a region's log
+does not hold as far as the database says is ``unexplained_loss``; two heads are a ``fork``; - a head that
+an agent announced and whose blocks have not come is ``truncated``; an agent that has not been heard of is
+``silent``; - a block that waits for publication for too long is ``receipt_unfulfilled``.
 
-Findings of one region's object say which region has a good copy. The report is stored in the table ``verifications``.
-The collector is no witness against itself: an auditor runs ``duramen`` with pinned keys against the regions.
+Findings of one region's object say which region has a good copy. The report is stored in the table
+``verifications``. The collector is no witness against itself: an auditor runs ``duramen`` with pinned keys
+against the regions.
 """
 
 from __future__ import annotations
@@ -21,35 +24,26 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from duramen.audit import AuditOptions, AuditReport, Depth, PinnedRegion, audit_region, pin_region
+from duramen.audit import audit_region
+from duramen.auditreport import AuditOptions, AuditReport, Depth
 from duramen.canonical import Json
 from duramen.checkpoint import Checkpoint, LogKeys, open_checkpoint
 from duramen.errors import FormatError, IntegrityError, StorageError
+from duramen.pinnedregion import PinnedRegion, pin_region
 from duramen.policy import Policy
 from duramen.ports import Clock, Random
 from duramen.region import CHECKPOINT_KEY
 from duramen.verdict import Code, Finding, Severity, Verdict, judge
+from duramen_collector.chainverification import Known, Patience, judge_chains, read_known
 from duramen_collector.database import reading, writing
 from duramen_collector.regionreader import StoreReader
-from duramen_collector.schema import announcements, chains, checkpoints, landing, signed, verifications
+from duramen_collector.schema import signed, verifications
 from duramen_collector.store.port import ObjectStore
 
 STALE_AFTER_NS: Final = 60 * 10**9
 
 Progress = Callable[[str, str], None]
 """Called with a region's name and what is being done there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to wait before something is a finding, ns."""
-
-    silent_ns: int = 60 * 10**9
-    """Since an agent was last heard of; agents send a heartbeat every 10 s unless told otherwise."""
-    truncated_ns: int = 600 * 10**9
-    """Since an agent announced blocks that have not come."""
-    landing_ns: int = 300 * 10**9
-    """Since a block was accepted that is not published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +121,6 @@ class StoredVerification:
     report: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What the database knew before the regions were read."""
-
-    newest: Checkpoint | None
-    """The largest signed checkpoint that every region has had time to get."""
-    size: int
-    """Of the largest checkpoint there is: what the published marks of the chains go by."""
-    chains: tuple[sa.Row[Any], ...]
-    announced: Mapping[bytes, sa.Row[Any]]
-    waiting: tuple[sa.Row[Any], ...]
-    before: StoredVerification | None
-
-
 def finding_identity(finding: Finding) -> str:
     """What makes two findings of different verifications the same."""
     parts = (finding.code, finding.region, finding.key, finding.chain, finding.seq, finding.leaf)
@@ -163,18 +143,22 @@ def run_verification(
 ) -> VerificationReport:
     """Verify everything of ``tenant`` and store the report; StorageError when the database fails.
 
-    ``verification_id`` (32 hex digits) is for a caller who has told it to somebody before; its row is made here.
+    ``verification_id`` (32 hex digits) is for a caller who has told it to somebody before; its row is made
+    here.
     """
     started = clock.wall_ns()
     identity = verification_id or random.draw(16).hex()
-    known = _read_database(engine, tenant, keys, started)
+    with reading(engine) as connection:
+        before = latest(connection, tenant)
+    known = read_known(engine, tenant, keys, started - STALE_AFTER_NS)
     _begin(engine, identity, tenant, depth, started)
-    verifier = _Verifier(engine, stores, tenant, keys, depth, policy, known, progress or _say_nothing)
+    verifier = _Verifier(engine, stores, tenant, keys, depth, policy, known, before, progress or _say_nothing)
     results = tuple(verifier.audit(name) for name in stores)
     findings = [finding for result in results if result.audit for finding in result.audit.findings]
+    audits = {result.name: result.audit for result in results if result.audit is not None}
     findings = _name_good_copies(findings, results, stores)
     findings += verifier.findings
-    findings += _judge_chains(known, results, patience or Patience(), started, tenant)
+    findings += judge_chains(known, audits, patience or Patience(), started, tenant)
     finished = clock.wall_ns()
     report = VerificationReport(
         identity,
@@ -184,7 +168,7 @@ def run_verification(
         finished,
         results,
         tuple(findings),
-        _first_seen(findings, known.before, started),
+        _first_seen(findings, before, started),
     )
     with writing(engine) as connection:
         connection.execute(
@@ -206,7 +190,9 @@ def latest(connection: sa.Connection, tenant: str) -> StoredVerification | None:
     return _stored(connection.execute(query).first())
 
 
-def find_verification(connection: sa.Connection, tenant: str, verification_id: str) -> StoredVerification | None:
+def find_verification(
+    connection: sa.Connection, tenant: str, verification_id: str
+) -> StoredVerification | None:
     """One verification of ``tenant``; ``verdict`` is None while it runs, or if it was broken off."""
     query = sa.select(verifications).where(
         verifications.c.tenant == tenant, verifications.c.verification_id == verification_id
@@ -237,40 +223,6 @@ def _begin(engine: sa.Engine, identity: str, tenant: str, depth: Depth, started:
         )
 
 
-def _read_database(engine: sa.Engine, tenant: str, keys: LogKeys, now_ns: int) -> _Known:
-    with reading(engine) as connection:
-        row = connection.execute(
-            sa.select(checkpoints.c.note)
-            .where(checkpoints.c.tenant == tenant, checkpoints.c.signed_ns <= now_ns - STALE_AFTER_NS)
-            .order_by(checkpoints.c.size.desc())
-            .limit(1)
-        ).first()
-        size = connection.execute(
-            sa.select(sa.func.max(checkpoints.c.size)).where(checkpoints.c.tenant == tenant)
-        ).scalar()
-        known_chains = tuple(connection.execute(sa.select(chains).where(chains.c.tenant == tenant)))
-        waiting = (
-            sa.select(landing.c.chain, sa.func.count().label("blocks"), sa.func.min(landing.c.accepted_ns).label("since"))
-            .where(landing.c.tenant == tenant)
-            .group_by(landing.c.chain)
-        )
-        return _Known(
-            newest=None if row is None else open_checkpoint(row.note.encode(), keys).checkpoint,
-            size=size or 0,
-            chains=known_chains,
-            announced={
-                item.chain: item
-                for item in connection.execute(
-                    sa.select(announcements).join(chains, chains.c.chain == announcements.c.chain).where(
-                        chains.c.tenant == tenant
-                    )
-                )
-            },
-            waiting=tuple(connection.execute(waiting)),
-            before=latest(connection, tenant),
-        )
-
-
 class _Verifier:
     """Audits the regions of one tenant."""
 
@@ -282,7 +234,8 @@ class _Verifier:
         keys: LogKeys,
         depth: Depth,
         policy: Policy | None,
-        known: _Known,
+        known: Known,
+        before: StoredVerification | None,
         progress: Progress,
     ) -> None:
         self._engine = engine
@@ -292,6 +245,7 @@ class _Verifier:
         self._depth = depth
         self._policy = policy
         self._known = known
+        self._before = before
         self._progress = progress
         self.findings: list[Finding] = []
 
@@ -337,11 +291,11 @@ class _Verifier:
             self._add(
                 Code.EQUIVOCATION,
                 Severity.FAILURE,
-                f"the region's checkpoint of {shown.size} statements has another root than the one that was signed",
+                f"the region's checkpoint of {shown.size} statements has another root than was signed",
                 name,
                 key,
             )
-        before = _shown_before(self._known.before, name)
+        before = _shown_before(self._before, name)
         newest = self._known.newest
         if shown.size < before:
             self._add(
@@ -370,9 +324,7 @@ class _Verifier:
         return False
 
     def _add(self, code: Code, severity: Severity, detail: str, region: str, key: str = "") -> None:
-        self.findings.append(
-            Finding(code, severity, detail, tenant=self._tenant, region=region, key=key)
-        )
+        self.findings.append(Finding(code, severity, detail, tenant=self._tenant, region=region, key=key))
 
 
 def _shown_before(before: StoredVerification | None, name: str) -> int:
@@ -413,89 +365,7 @@ def _exists(name: str, store: ObjectStore, key: str) -> bool:
         return False
 
 
-def _judge_chains(
-    known: _Known, results: tuple[RegionResult, ...], patience: Patience, now_ns: int, tenant: str
-) -> list[Finding]:
-    """What the database and the regions say of the chains, against each other and against time."""
-    found: list[Finding] = []
-
-    def add(code: Code, severity: Severity, detail: str, row: sa.Row[Any], seq: int, region: str = "") -> None:
-        found.append(
-            Finding(code, severity, detail, tenant=tenant, chain=row.chain.hex(), seq=seq, region=region)
-        )
-
-    for row in known.chains:
-        for result in results:
-            if result.audit is not None and result.audit.signed is not None:
-                _judge_published(add, row, result.name, result.audit, known.size)
-        announced = known.announced.get(row.chain)
-        if announced is not None and announced.next_seq > row.seq + 1:
-            age = now_ns - announced.heard_ns
-            if age > patience.truncated_ns:
-                add(
-                    Code.TRUNCATED,
-                    Severity.FAILURE,
-                    f"agent {row.agent!r} announced blocks up to {announced.next_seq - 1} {age // 10**9} s ago, "
-                    f"and they came up to {row.seq} only",
-                    row,
-                    row.seq + 1,
-                )
-        age = now_ns - row.heard_ns
-        if not row.stopped and age > patience.silent_ns:
-            add(
-                Code.SILENT,
-                Severity.WARNING,
-                f"agent {row.agent!r} was heard of {age // 10**9} s ago and had not stopped in good order",
-                row,
-                row.seq,
-            )
-    for row in known.waiting:
-        age = now_ns - row.since
-        if age > patience.landing_ns:
-            found.append(
-                Finding(
-                    Code.RECEIPT_UNFULFILLED,
-                    Severity.WARNING,
-                    f"{row.blocks} statements wait for publication, the first for {age // 10**9} s",
-                    tenant=tenant,
-                    chain="" if row.chain is None else row.chain.hex(),
-                )
-            )
-    return found
-
-
-def _judge_published(
-    add: Callable[..., None], row: sa.Row[Any], region: str, audit: AuditReport, size: int
-) -> None:
-    """Whether a region's log holds what the database says is published of a chain."""
-    assert audit.signed is not None
-    if audit.signed.checkpoint.size < size or row.published_seq < 0:
-        return  # a region that is behind is reported as that
-    chain = next((item for item in audit.chains if item.chain == row.chain), None)
-    if chain is None or chain.seq < row.published_seq:
-        there = "nothing" if chain is None else f"blocks up to {chain.seq}"
-        add(
-            Code.UNEXPLAINED_LOSS,
-            Severity.FAILURE,
-            f"block {row.published_seq} of agent {row.agent!r} is published, and the log has {there} of its chain",
-            row,
-            row.published_seq,
-            region,
-        )
-    elif chain.seq == row.seq and chain.head != row.head:
-        add(
-            Code.FORK,
-            Severity.FAILURE,
-            f"the log and the database have different blocks {row.seq} of agent {row.agent!r}",
-            row,
-            row.seq,
-            region,
-        )
-
-
-def _first_seen(
-    findings: list[Finding], before: StoredVerification | None, now_ns: int
-) -> dict[str, int]:
+def _first_seen(findings: list[Finding], before: StoredVerification | None, now_ns: int) -> dict[str, int]:
     """When each finding was first seen: now, or when a verification before this one says."""
     known: dict[str, int] = {}
     for item in [] if before is None else before.report.get("findings", []):

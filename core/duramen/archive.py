@@ -1,9 +1,10 @@
 """A zip archive with exactly one encoding, for evidence bundles (FORMAT §5).
 
-Any zip tool can read it (APPNOTE 6.3.10: local headers, central directory, end record). What it fixes: entries sorted by name,
-all of them stored, 1980-01-01 for a time, mode 0444, no comments, extra fields, data descriptors, encryption or ZIP64. So
-the same files give the same bytes with any version of any library, and :func:`parse_archive` accepts those bytes only: an entry
-more, a byte before, between or after, or a size that lies is a FormatError.
+Any zip tool can read it (APPNOTE 6.3.10: local headers, central directory, end record). What it fixes:
+entries sorted by name, all of them stored, 1980-01-01 for a time, mode 0444, no comments, extra fields,
+data descriptors, encryption or ZIP64. So the same files give the same bytes with any version of any
+library, and :func:`parse_archive` accepts those bytes only: an entry more, a byte before, between or after,
+or a size that lies is a FormatError.
 """
 
 from __future__ import annotations
@@ -57,7 +58,10 @@ def encode_archive(files: Mapping[str, bytes]) -> bytes:
 
 
 def parse_archive(data: bytes) -> dict[str, bytes]:
-    """The files in ``data`` by name; FormatError unless :func:`encode_archive` would write these very bytes."""
+    """The files in ``data`` by name.
+
+    FormatError unless :func:`encode_archive` would write these very bytes.
+    """
     if not _END.size < len(data) <= BUNDLE_MAX_BYTES * 2:
         raise FormatError(f"an archive of {len(data)} bytes is no bundle")
     magic, *_, entries, _, directory, _ = _END.unpack_from(data, len(data) - _END.size)

@@ -13,7 +13,6 @@ n) bits of the length.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,13 +23,16 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from duramen import canonical, records, wire
 from duramen.errors import FormatError, IntegrityError
-from duramen.limits import BODY_MAX_BYTES, MANIFEST_MAX_BYTES, PAYLOAD_MAX_BYTES
+from duramen.limits import BODY_MAX_BYTES, MANIFEST_MAX_BYTES, PAYLOAD_MAX_BYTES, RECORD_MAX_BYTES
 from duramen.names import ChainId, DataKeyId, Digest
 from duramen.statement import BlockHeader
 
 NONCE_BYTES: Final = 12
 TAG_BYTES: Final = 16
 COMPRESSION_LEVEL: Final = 1
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_ZSTD_RLE: Final = 1
+_ZSTD_RESERVED: Final = 3
 EVENT_STREAM: Final = "_duramen"
 """The stream of the agent's own events."""
 
@@ -175,21 +177,39 @@ def open_body(header: BlockHeader, body: bytes, block_key: bytes) -> Payload:
 
 
 def _decompress(padded: bytes) -> bytes:
+    """The payload in ``padded``; it costs no more memory than the size that the frame states."""
+    size = _frame_size(padded)
+    if len(padded) != padded_size(size) or padded[size:].strip(b"\0"):
+        raise FormatError("a body's zstd frame is followed by something else than its zero padding")
+    try:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=PAYLOAD_MAX_BYTES)
+        return decompressor.decompress(padded[:size])
+    except zstandard.ZstdError as error:
+        raise FormatError(f"a body's zstd frame cannot be decompressed: {error}") from error
+
+
+def _frame_size(padded: bytes) -> int:
+    """Where the one zstd frame at the start of ``padded`` ends (RFC 8878, sections 3.1.1 and 3.1.1.2).
+
+    The library tells no end, and walking the block headers makes sure that there is one.
+    """
     try:
         parameters = zstandard.get_frame_parameters(padded)
-        if not parameters.content_size <= PAYLOAD_MAX_BYTES or parameters.dict_id or parameters.has_checksum:
-            raise FormatError(
-                "a body's zstd frame states its size, within the limit, and has no dictionary or checksum"
-            )
-        decompressor = zstandard.ZstdDecompressor(max_window_size=PAYLOAD_MAX_BYTES).decompressobj()
-        payload = decompressor.decompress(padded)
-        padding = decompressor.unused_data
+        at: int = zstandard.frame_header_size(padded)
     except zstandard.ZstdError as error:
-        raise FormatError(f"a body is not one zstd frame: {error}") from error
-    size = len(padded) - len(padding)
-    if len(payload) != parameters.content_size or padding.strip(b"\0") or len(padded) != padded_size(size):
-        raise FormatError("a body's zstd frame is followed by something else than its zero padding")
-    return payload
+        raise FormatError(f"a body is not a zstd frame: {error}") from error
+    if not padded.startswith(_ZSTD_MAGIC) or parameters.content_size > PAYLOAD_MAX_BYTES:
+        raise FormatError(f"a body is a zstd frame that states its size, at most {PAYLOAD_MAX_BYTES} bytes")
+    if parameters.dict_id or parameters.has_checksum:
+        raise FormatError("a body's zstd frame has no dictionary and no checksum")
+    is_last = False
+    while not is_last:
+        block = int.from_bytes(padded[at : at + 3], "little")
+        is_last, kind = bool(block & 1), block >> 1 & 3
+        at += 3 + (1 if kind == _ZSTD_RLE else block >> 3)
+        if at > len(padded) or kind == _ZSTD_RESERVED:
+            raise FormatError("a body's zstd frame is cut off")
+    return at
 
 
 def parse_payload(payload: bytes) -> Payload:
@@ -237,7 +257,7 @@ def _path(fields: canonical.Fields) -> bytes:
         return fields.text("path", 65_536).encode()
     try:
         return base64.b64decode(fields.text("path64", 65_536), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or text that is not ASCII
         raise FormatError("a path of a manifest is not base64") from error
 
 
@@ -246,4 +266,6 @@ def _records(run: Run, raw: bytes) -> list[bytes]:
     found = [raw] if run.more else records.split(raw)
     if len(found) != run.lines or not run.lines or (run.more and b"\n" in raw):
         raise FormatError("a run does not hold as many records as its manifest line says")
+    if max(map(len, found)) > RECORD_MAX_BYTES:
+        raise FormatError(f"a record has at most {RECORD_MAX_BYTES} bytes")
     return found

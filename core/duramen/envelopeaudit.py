@@ -1,11 +1,13 @@
 """The envelopes of a region, held against what the keys blocks commit to (FORMAT §2, envelope).
 
-A keys block names for every recipient the hash of its envelope. One that is missing while others of the same data key are
-there is ``replica_missing``, one with other bytes ``replica_corrupt``. When all envelopes of a data key are gone, so is what was
-sealed under it: ``erased_by_policy`` if a notice of type ``erase`` names that data key, ``unexplained_loss`` if none does.
+A keys block names for every recipient the hash of its envelope. One that is missing while others of the
+same data key are there is ``replica_missing``, one with other bytes ``replica_corrupt``. When all envelopes
+of a data key are gone, so is what was sealed under it: ``erased_by_policy`` if a notice of type ``erase``
+names that data key, ``unexplained_loss`` if none does.
 
-An erase notice names its data key in the field ``dek``, 32 hex digits; it may come long after the keys block, so absences are judged
-by :meth:`Envelopes.finish`. With a reader's key the data keys are unwrapped, too.
+An erase notice names its data key in the field ``dek``, 32 hex digits; it may come long after the keys
+block, so absences are judged by :meth:`Envelopes.finish`. With a reader's key the data keys are unwrapped,
+too.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class _Absence:
 class Envelopes:
     """What the log's keys blocks say about envelopes, and what the region has of them."""
 
-    def __init__(self, reader: ObjectReader, tenant: str, report: Report, reader_key: ReaderKey | None) -> None:
+    def __init__(
+        self, reader: ObjectReader, tenant: str, report: Report, reader_key: ReaderKey | None
+    ) -> None:
         self._reader = reader
         self._tenant = tenant
         self._report = report
@@ -72,7 +76,9 @@ class Envelopes:
             header.group,
             header.retention_class,
         ):
-            self._tell(Code.HEADER_CORRUPT, "a keys block lists another data key than its header", leaf, block)
+            self._tell(
+                Code.HEADER_CORRUPT, "a keys block lists another data key than its header", leaf, block
+            )
             return
         missing = []
         for key_hash, digest in listed.envelopes:
@@ -94,7 +100,10 @@ class Envelopes:
             self._report_missing(missing, leaf, block)
 
     def finish(self, exists: Callable[[str], bool] | None = None) -> None:
-        """Judge the data keys without any envelope. ``exists`` tells whether another region has the object of a key."""
+        """Judge the data keys without any envelope.
+
+        ``exists`` tells whether another region has the object of a key.
+        """
         for dek, absence in self._absent.items():
             if exists is not None and any(exists(key) for key in absence.keys):
                 self._report_missing(absence.keys, absence.leaf, absence.block)
@@ -102,7 +111,7 @@ class Envelopes:
                 detail = f"all envelopes of data key {dek.hex()} were destroyed, as a notice in the log says"
                 self._tell(Code.ERASED_BY_POLICY, detail, absence.leaf, absence.block, absence.keys[0])
             else:
-                detail = f"no envelope of data key {dek.hex()} is left and no notice says why: its blocks can't be read"
+                detail = f"no envelope of data key {dek.hex()} is left and no notice says why"
                 self._tell(Code.UNEXPLAINED_LOSS, detail, absence.leaf, absence.block, absence.keys[0])
 
     def block_key(self, block: Block) -> bytes | None:
@@ -156,5 +165,3 @@ class Envelopes:
         self._report(
             code, detail, severity=severity, chain=block.chain, seq=block.header.seq, leaf=leaf, key=key
         )
-
-

@@ -2,62 +2,47 @@
 
 A bundle is an archive (:mod:`duramen.archive`) of one chain's consecutive blocks ``first`` .. ``last``::
 
-    manifest.json       type, origin, chain, first, last, lineage (first seq in ``lineage``), policy (whether there is one)
+    manifest.json       type, origin, chain, first, last, lineage (first seq in it), policy (is there one)
     checkpoint          the signed note under which everything is proven
     policy              the tlog-policy it was made under, if any: a verifier uses its own
     genesis             the chain's first statement, and genesis.proof, its tlog-proof
-    lineage             statements, each behind its length in two bytes: from genesis, or from the one before ``first``, to ``last``
+    lineage             statements, each behind its length in two bytes: from genesis, or from the one
+                        before ``first``, to ``last``
     proofs/<seq>        tlog-proof of each disclosed block
     bodies/<seq>        its body as it travelled, unless it is empty
     keys/<seq>          its block key, 32 bytes, if it holds records
 
-What is disclosed are block keys: they open these blocks and no others. :func:`verify_evidence` needs the bundle and pinned keys, no
-network, and says what is proven and what is not; anything amiss is an error, there are no half-valid bundles. The same request
-against the same checkpoint gives the same bytes.
+What is disclosed are block keys: they open these blocks and no others. :func:`verify_evidence` needs the
+bundle and pinned keys, no network, and says what is proven and what is not; anything amiss is an error,
+there are no half-valid bundles. The same request against the same checkpoint gives the same bytes.
 
-Making a bundle audits the whole copy of the log that it is made from (:mod:`duramen.audit`).
+Bundles are made by :mod:`duramen.disclosure`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from duramen import canonical, wire
-from duramen.archive import encode_archive, parse_archive
-from duramen.audit import AuditOptions, BlockVisit, Depth, audit_region, pin_region
+from duramen.archive import parse_archive
 from duramen.body import Payload, open_body
 from duramen.canonical import Json
 from duramen.chain import ChainState, advance, begin, check_body
 from duramen.checkpoint import LogKeys, SignedCheckpoint, open_checkpoint
-from duramen.envelope import KeyList, ReaderKey, parse_key_list
-from duramen.errors import FormatError, IntegrityError, UsageError
+from duramen.envelope import KeyList, parse_key_list
+from duramen.errors import FormatError, IntegrityError
 from duramen.limits import STATEMENT_MAX_BYTES
-from duramen.logreader import ObjectTileReader
-from duramen.merkle import inclusion_proof_from
-from duramen.names import ChainId, Digest, Seq
-from duramen.packs import RegionReader
+from duramen.names import ChainId, Digest
 from duramen.policy import Policy, parse_policy
 from duramen.statement import Block, BlockKind, log_digest, parse_statement, verify_block
 from duramen.statementjson import statement_json
-from duramen.tiles import TileHashReader
-from duramen.tlogproof import TlogProof, parse_tlog_proof, verify_tlog_proof
+from duramen.tlogproof import parse_tlog_proof, verify_tlog_proof
 
 BLOCKS_MAX: Final = 20_000
 """Blocks that one bundle may disclose."""
 _TYPE: Final = "duramen-evidence/v1"
-
-
-@dataclass(frozen=True, slots=True)
-class EvidenceRequest:
-    """Which blocks to disclose. ``whole_lineage`` adds every statement from genesis on (some 340 bytes each)."""
-
-    chain: ChainId
-    first: Seq
-    last: Seq
-    whole_lineage: bool = False
-    policy: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +73,9 @@ class EvidenceReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Manifest:
+class Manifest:
+    """What a bundle says of itself."""
+
     origin: str
     chain: ChainId
     first: int
@@ -97,6 +84,7 @@ class _Manifest:
     has_policy: bool
 
     def encode(self) -> bytes:
+        """The file's bytes."""
         return canonical.encode(
             {
                 "type": _TYPE,
@@ -110,119 +98,10 @@ class _Manifest:
         )
 
 
-def build_evidence(
-    reader: RegionReader, tenant: str, keys: LogKeys, request: EvidenceRequest, reader_key: ReaderKey
-) -> bytes:
-    """The bundle for ``request``, from a region and a reader's key.
-
-    UsageError when the log does not hold these blocks or the key does not open them; IntegrityError when the region's copy of them is
-    damaged; StorageError when the region fails.
-    """
-    if not 0 <= request.first <= request.last or request.last - request.first >= BLOCKS_MAX:
-        raise UsageError(f"a bundle holds 1 to {BLOCKS_MAX} consecutive blocks of one chain")
-    pinned = pin_region(reader, tenant)
-    collector = _Collector(request)
-    policy = None if request.policy is None else parse_policy(request.policy)
-    report = audit_region(
-        pinned,
-        tenant,
-        keys,
-        AuditOptions(
-            depth=Depth.RECORDS,
-            policy=policy,
-            reader_key=reader_key,
-            opens=lambda _, block: collector.wants(block),
-            on_block=collector.take,
-        ),
-    )
-    if report.signed is None:
-        raise IntegrityError(report.findings[0].detail, code=str(report.findings[0].code))
-    collector.check(reader_key)
-    size = report.signed.checkpoint.size
-    hashes = TileHashReader(ObjectTileReader(pinned, f"{tenant}/"), size)
-
-    def prove(leaf: int) -> bytes:
-        path = tuple(inclusion_proof_from(hashes, leaf, size))
-        return TlogProof(leaf, path, report.signed.raw if report.signed else b"").encode()
-
-    data = encode_archive(collector.files(keys.origin, report.signed.raw, prove))
-    verify_evidence(data, keys, policy, request.chain)
-    return data
-
-
-class _Collector:
-    """Takes what a bundle needs while the log is audited."""
-
-    def __init__(self, request: EvidenceRequest) -> None:
-        self._request = request
-        self._start = 0 if request.whole_lineage else max(request.first - 1, 0)
-        self._genesis: BlockVisit | None = None
-        self._lineage: dict[int, Block] = {}
-        self._visits: dict[int, BlockVisit] = {}
-
-    def wants(self, block: Block) -> bool:
-        request = self._request
-        return block.chain == request.chain and request.first <= block.header.seq <= request.last
-
-    def take(self, visit: BlockVisit) -> None:
-        block = visit.block
-        if block.chain != self._request.chain or block.header.seq > self._request.last:
-            return
-        if block.header.seq == 0:
-            self._genesis = visit
-        if block.header.seq >= self._start:
-            self._lineage[block.header.seq] = block
-        if self.wants(block):
-            self._visits[block.header.seq] = replace(visit, payload=None)
-
-    def check(self, reader_key: ReaderKey) -> None:
-        request = self._request
-        missing = [seq for seq in range(self._start, request.last + 1) if seq not in self._lineage]
-        if self._genesis is None or missing:
-            raise UsageError(
-                f"this copy of the log has no sound block {missing[0] if missing else 0} of the chain "
-                f"{request.chain.hex()[:16]}; ask another region"
-            )
-        for seq, visit in self._visits.items():
-            if visit.body is None:
-                raise IntegrityError(
-                    f"the body of block {seq} is damaged or missing here; ask another region",
-                    code="body_corrupt",
-                )
-            if visit.block.header.count and visit.block_key is None:
-                raise UsageError(
-                    f"block {seq} is not sealed to the reader key {reader_key.recipient.key_hash.hex()[:16]}"
-                )
-
-    def files(self, origin: str, checkpoint: bytes, prove: Callable[[int], bytes]) -> dict[str, bytes]:
-        request = self._request
-        assert self._genesis is not None
-        manifest = _Manifest(
-            origin, request.chain, request.first, request.last, self._start, request.policy is not None
-        )
-        lineage = [self._lineage[seq].entry for seq in range(self._start, request.last + 1)]
-        files = {
-            "manifest.json": manifest.encode(),
-            "checkpoint": checkpoint,
-            "genesis": self._genesis.block.entry,
-            "genesis.proof": prove(self._genesis.leaf),
-            "lineage": b"".join(wire.prefixed(entry, 2) for entry in lineage),
-        }
-        if request.policy is not None:
-            files["policy"] = request.policy
-        for seq, visit in self._visits.items():
-            files[f"proofs/{seq}"] = prove(visit.leaf)
-            if visit.body:
-                files[f"bodies/{seq}"] = visit.body
-            if visit.block_key is not None:
-                files[f"keys/{seq}"] = visit.block_key
-        return files
-
-
 def verify_evidence(
     data: bytes, keys: LogKeys, policy: Policy | None = None, genesis: Digest | ChainId | None = None
 ) -> EvidenceReport:
-    """Verify a bundle against pinned log keys, a policy of one's own, and the chain's genesis if that is known.
+    """Verify a bundle against pinned log keys, one's own policy, and the genesis if that is known.
 
     FormatError for bytes that are no bundle; IntegrityError with its code for anything that does not hold.
     """
@@ -239,7 +118,8 @@ def verify_evidence(
         raise FormatError("the bundle's manifest is of another chain or log than its statements")
     if genesis is not None and begun.chain != genesis:
         raise IntegrityError(
-            f"the chain begins with the genesis {begun.chain.hex()}, not with the pinned one", code="link_broken"
+            f"the chain begins with the genesis {begun.chain.hex()}, not with the pinned one",
+            code="link_broken",
         )
     if _genesis_log(first_block) != log_digest(keys.origin, (keys.ed25519.encode(), keys.mldsa44.encode())):
         raise IntegrityError("the genesis was sealed for another tenant log", code="header_corrupt")
@@ -293,12 +173,12 @@ def _pop(files: dict[str, bytes], name: str) -> bytes:
         raise FormatError(f"the bundle lacks {name!r}") from None
 
 
-def _parse_manifest(data: bytes) -> _Manifest:
+def _parse_manifest(data: bytes) -> Manifest:
     fields = canonical.Fields(canonical.decode(data, "the manifest"), "the manifest")
     if fields.text("type") != _TYPE:
         raise FormatError("the bundle is of a type that is not known here; use a newer release")
     limit = 2**63 - 1
-    manifest = _Manifest(
+    manifest = Manifest(
         origin=fields.text("origin"),
         chain=ChainId(fields.hexed("chain", 32)),
         first=fields.uint("first", limit),
@@ -310,16 +190,20 @@ def _parse_manifest(data: bytes) -> _Manifest:
     if not manifest.first <= manifest.last < manifest.first + BLOCKS_MAX:
         raise FormatError(f"a bundle holds 1 to {BLOCKS_MAX} consecutive blocks of one chain")
     if manifest.lineage not in (0, manifest.first - 1):
-        raise FormatError("a bundle's lineage begins at genesis or at the block before the first disclosed one")
+        raise FormatError(
+            "a bundle's lineage begins at genesis or at the block before the first disclosed one"
+        )
     return manifest
 
 
-def _parse_lineage(data: bytes, manifest: _Manifest) -> list[Block]:
+def _parse_lineage(data: bytes, manifest: Manifest) -> list[Block]:
     reader = wire.Reader(data, "the lineage")
     blocks = []
     while reader.offset < len(data):
         blocks.append(_block(reader.prefixed(2, STATEMENT_MAX_BYTES)))
-    if [block.header.seq for block in blocks] != list(range(manifest.lineage, manifest.lineage + len(blocks))):
+    if [block.header.seq for block in blocks] != list(
+        range(manifest.lineage, manifest.lineage + len(blocks))
+    ):
         raise FormatError("the lineage is not of consecutive blocks")
     if not blocks or blocks[-1].header.seq != manifest.last:
         raise FormatError("the lineage does not end with the last disclosed block")
@@ -391,23 +275,30 @@ def _disclose(files: dict[str, bytes], leaf: int, block: Block) -> ProvenBlock:
 def _proven(report: EvidenceReport, keys: LogKeys) -> tuple[str, ...]:
     checkpoint, blocks = report.signed.checkpoint, report.blocks
     records = sum(item.block.header.count for item in blocks)
-    span = f"blocks {blocks[0].block.header.seq} to {blocks[-1].block.header.seq}"
+    first, last = blocks[0].block.header, blocks[-1].block.header
+    span = f"blocks {first.seq} to {last.seq}"
     lines = [
-        f"the checkpoint of {checkpoint.size} statements of the log {checkpoint.origin!r} is signed by both pinned keys, "
-        f"Ed25519 {keys.ed25519.key_id.hex()} and ML-DSA-44 {keys.mldsa44.key_id.hex()}",
-        f"{span} of the chain {report.chain.hex()} are in that log, as leaves {blocks[0].leaf} to {blocks[-1].leaf}",
-        f"the contents of {span}, {records} records, are byte for byte what was sealed in them",
-        f"record numbers {blocks[0].block.header.start} to {blocks[0].block.header.start + records - 1} of the chain follow one "
-        "another without a gap"
-        if records
-        else f"{span} hold no records",
+        (
+            f"the checkpoint of {checkpoint.size} statements of the log {checkpoint.origin!r} is signed by "
+            f"both pinned keys, Ed25519 {keys.ed25519.key_id.hex()} and ML-DSA-44 {keys.mldsa44.key_id.hex()}"
+        ),
+        (
+            f"{span} of the chain {report.chain.hex()} are in that log, as leaves {blocks[0].leaf} to "
+            f"{blocks[-1].leaf}"
+        ),
     ]
+    if records:
+        lines.append(f"the contents of {span}, {records} records, are byte for byte what was sealed in them")
+        end = first.start + records - 1
+        lines.append(f"records {first.start} to {end} of the chain follow one another without a gap")
+    else:
+        lines.append(f"{span} hold no records")
     if report.is_whole_lineage:
         lines.append(
-            f"every block from the genesis on is signed by the key that the block before it names; the genesis names agent "
-            f"{report.agent!r} of tenant {report.tenant!r}"
+            "every block from the genesis on is signed by the key that the block before it names; the "
+            f"genesis names agent {report.agent!r} of tenant {report.tenant!r}"
         )
-    elif len(blocks) > 0:
+    else:
         lines.append(f"{span} are each signed by the key that the block before it names")
     if report.is_genesis_pinned:
         lines.append("the chain's genesis is the pinned one")
@@ -420,12 +311,12 @@ def _not_proven(report: EvidenceReport, policy: Policy | None) -> tuple[str, ...
     lines = []
     if not report.is_genesis_pinned:
         lines.append(
-            f"that the chain is the host's that calls itself {report.agent!r}: that rests on the collector that enrolled it; "
-            f"pin it with --genesis {report.chain.hex()}"
+            f"that the chain is the host's that calls itself {report.agent!r}: that rests on the collector "
+            f"that enrolled it; pin it with --genesis {report.chain.hex()}"
         )
     if not report.is_whole_lineage:
         lines.append(
-            "that these blocks descend from the genesis by signatures: the statements between are not in the bundle"
+            "that these blocks descend from the genesis by signatures: the bundle lacks what is between"
         )
     if policy is None or not report.signed.witnesses:
         lines.append("that the log shows everybody the same history: no witness of a policy has cosigned")
@@ -435,7 +326,9 @@ def _not_proven(report: EvidenceReport, policy: Policy | None) -> tuple[str, ...
             "that the blocks existed before the checkpoint's time "
             f"({report.signed.timestamp_seconds} s since 1970): that is the log's own clock's"
         )
-    lines.append("that what the application wrote is true, or that a host compromised before sealing added nothing")
+    lines.append(
+        "that what the application wrote is true, or that a host compromised before sealing added nothing"
+    )
     return tuple(lines)
 
 

@@ -19,7 +19,8 @@ from typing import Final
 from duramen import wire
 from duramen.errors import FormatError
 from duramen.limits import BODY_MAX_BYTES, PACK_MAX_BYTES, STATEMENT_MAX_BYTES
-from duramen.names import ZERO_DATA_KEY_ID, Digest
+from duramen.merkle import EMPTY_ROOT
+from duramen.names import ZERO_DATA_KEY_ID, ZERO_DIGEST, Digest
 from duramen.statement import SIGNATURE_BYTES, Block, Notice, Statement, parse_statement
 
 FRAMES_MEDIA_TYPE: Final = "application/vnd.duramen.frames"
@@ -136,7 +137,10 @@ def parse_pack_header(data: bytes) -> PackHeader:
     retention_class, first_leaf, count = reader.uint(1), reader.uint(8), reader.uint(4)
     if reader.uint(8) != first_leaf or not count or first_leaf + count >= 2**63:
         raise FormatError("a pack's first leaf is the tree size before it, and it counts at least one leaf")
-    return PackHeader(retention_class, first_leaf, count, Digest(reader.take(32)), Digest(reader.take(32)))
+    root_before, previous = Digest(reader.take(32)), Digest(reader.take(32))
+    if (first_leaf == 0) != (root_before == EMPTY_ROOT) or (first_leaf == 0) != (previous == ZERO_DIGEST):
+        raise FormatError("the first pack, and only it, begins with the empty root and no pack before it")
+    return PackHeader(retention_class, first_leaf, count, root_before, previous)
 
 
 def parse_pack(data: bytes) -> Pack:

@@ -9,7 +9,6 @@ bytes>``; a recipients file holds one a line, ``#`` comments.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -61,7 +60,7 @@ def parse_recipients(text: str) -> tuple[NamedRecipient, ...]:
             raise FormatError(f"line {number} is not 'duramen-reader NAME KEY'")
         try:
             public = base64.b64decode(words[2], validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise FormatError(f"the key on line {number} is not base64") from error
         found.append(NamedRecipient(words[1], Recipient(public)))
     if (
@@ -116,7 +115,7 @@ def open_private(data: bytes, passphrase: str) -> ReaderKey:
     try:
         aad = _AAD + base64.b64decode(public, validate=True)
         seed = AESGCM(_stretch(passphrase, salt, n)).decrypt(nonce, sealed, aad)
-    except binascii.Error as error:
+    except ValueError as error:
         raise FormatError("the public key in a reader key file is not base64") from error
     except InvalidTag as error:
         raise ConfigurationError("the passphrase does not open this reader key file") from error

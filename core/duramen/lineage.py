@@ -1,13 +1,15 @@
 """Every chain of a tenant log, judged block by block as the log is read from its first leaf (FORMAT §2).
 
-:func:`duramen.chain.advance` says whether a block continues its chain. A verifier must not stop at the first
-break, so :class:`Lineages` reports it, takes the block's own word for the state after it, and goes on: later blocks are
-still held to links, signatures and record numbers, and every gap is listed. A block that comes after a
-later one is ``order`` if it is the very block that was missing, ``fork`` if it is another, ``replay`` if it is one that was there before.
+:func:`duramen.chain.advance` says whether a block continues its chain. A verifier must not stop at the
+first break, so :class:`Lineages` reports it, takes the block's own word for the state after it, and goes
+on: later blocks are still held to links, signatures and record numbers, and every gap is listed. A block
+that comes after a later one is ``order`` if it is the very block that was missing, ``fork`` if it is
+another, ``replay`` if it is one that was there before.
 
-Also judged: whether the checkpoints that blocks testify to have seen are this log's (``equivocation``), whether an agent has a
-second chain (``rollback``, ``discontinuity``), and, as notes, clocks that jumped. Not judged: whether an agent is silent now,
-or has blocks it has not forwarded; a log cannot tell that. Memory: some kilobytes a chain, and a line a gap.
+Also judged: whether the checkpoints that blocks testify to have seen are this log's (``equivocation``),
+whether an agent has a second chain (``rollback``, ``discontinuity``), and, as notes, clocks that jumped.
+Not judged: whether an agent is silent now, or has blocks it has not forwarded; a log cannot tell that.
+Memory: some kilobytes a chain, and a line a gap.
 """
 
 from __future__ import annotations
@@ -107,8 +109,8 @@ class _Chain:
 class Lineages:
     """The chains of one tenant log.
 
-    ``log`` is the digest of the log that every genesis must name; ``known_root(size)`` gives the log's root at a past
-    size, or None when that cannot be told.
+    ``log`` is the digest of the log that every genesis must name; ``known_root(size)`` gives the log's root
+    at a past size, or None when that cannot be told.
     """
 
     def __init__(
@@ -124,8 +126,8 @@ class Lineages:
     def take(self, leaf: int, block: Block) -> bool:
         """Judge the block at ``leaf``. True when it may be relied on as its agent's.
 
-        That is when signatures and links lead back from it to a genesis of this log: after a gap or a break they do not,
-        whatever the later blocks say of one another.
+        That is when signatures and links lead back from it to a genesis of this log: after a gap or a break
+        they do not, whatever the later blocks say of one another.
         """
         self._check_seen(leaf, block)
         if block.header.genesis is not None:
@@ -144,10 +146,17 @@ class Lineages:
         return "" if chain is None else chain.state.agent
 
     def finish(self) -> tuple[ChainSummary, ...]:
-        """Report the gaps that stayed open, all of them; return the chains in the order of their first leaf."""
+        """Report the gaps that stayed open, all of them.
+
+        Return the chains in the order of their first leaf.
+        """
         for identity, chain in self._chains.items():
             for gap in chain.gaps:
-                missing = f"block {gap.first} is" if gap.first == gap.last else f"blocks {gap.first} to {gap.last} are"
+                missing = (
+                    f"block {gap.first} is"
+                    if gap.first == gap.last
+                    else f"blocks {gap.first} to {gap.last} are"
+                )
                 self._report(
                     Code.GAP,
                     f"{missing} not in the log, which goes on with block {gap.last + 1}",
@@ -178,7 +187,11 @@ class Lineages:
         assert genesis is not None
         if identity in self._chains:
             self._report(
-                Code.REPLAY, "the log holds this genesis for the second time", chain=identity, seq=0, leaf=leaf
+                Code.REPLAY,
+                "the log holds this genesis for the second time",
+                chain=identity,
+                seq=0,
+                leaf=leaf,
             )
             return False
         try:
@@ -218,15 +231,19 @@ class Lineages:
             old = self._chains[before].state
             if (genesis.replaces, genesis.replaced_seq, genesis.replaced_hash) == (before, old.seq, old.head):
                 severity = Severity.WARNING
-                detail = f"the chain of {genesis.agent!r} replaces the one before, which ended at block {old.seq}"
+                detail = (
+                    f"the chain of {genesis.agent!r} replaces the one before, which ended at block {old.seq}"
+                )
             elif genesis.replaces == before and genesis.replaced_seq < old.seq:
                 code = Code.ROLLBACK
                 detail = (
-                    f"the chain of {genesis.agent!r} replaces the one before from block {genesis.replaced_seq} on, "
-                    f"but the log has that one up to block {old.seq}"
+                    f"the chain of {genesis.agent!r} replaces the one before from block "
+                    f"{genesis.replaced_seq} on, but the log has that one up to block {old.seq}"
                 )
             else:
-                detail = f"the chain of {genesis.agent!r} replaces another block than the last of the one before"
+                detail = (
+                    f"the chain of {genesis.agent!r} replaces another block than the last of the one before"
+                )
         self._report(code, detail, severity=severity, chain=identity, seq=0, leaf=leaf)
 
     def _take_orphan(self, leaf: int, block: Block) -> None:
@@ -244,7 +261,9 @@ class Lineages:
             stopped=False,
             keys=MappingProxyType({}),
         )
-        chain = _Chain(_resumed(state, block, keeps_keys=False), leaf, leaf, header, has_guesses=True, is_broken=True)
+        chain = _Chain(
+            _resumed(state, block, keeps_keys=False), leaf, leaf, header, has_guesses=True, is_broken=True
+        )
         chain.gaps.append(_Gap(0, header.seq - 1, None, ZERO_DIGEST, header.prev, leaf))
         self._chains[header.chain] = chain
         self._count(chain, leaf, block)
@@ -324,12 +343,16 @@ class Lineages:
         if header.seen_size == 0:
             return
         if header.seen_size > leaf:
-            detail = f"the agent verified a checkpoint of {header.seen_size} statements before this one was logged"
+            detail = (
+                f"the agent verified a checkpoint of {header.seen_size} statements before this one was logged"
+            )
         else:
             root = self._known_root(header.seen_size)
             if root is None or root == header.seen_root:
                 return
-            detail = f"the agent verified a checkpoint of {header.seen_size} statements that is not of this log"
+            detail = (
+                f"the agent verified a checkpoint of {header.seen_size} statements that is not of this log"
+            )
         self._report(Code.EQUIVOCATION, detail, chain=block.chain, seq=header.seq, leaf=leaf)
 
     def _check_clock(self, chain: _Chain, leaf: int, header: BlockHeader) -> None:

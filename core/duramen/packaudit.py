@@ -1,9 +1,9 @@
 """The packs of a region held against the log's entries, frame by frame.
 
-The entries are authority: they say which statement each frame must hold, and each statement says how long its body is and what its
-hash is. So the exact layout of every pack is known but for the bodies' bytes, and a damaged pack is read on past the
-damage: each wrong statement and body is named by its own leaf. Where the bytes have shifted the rest of the pack is
-reported as one defect. One pack is in memory at a time.
+The entries are authority: they say which statement each frame must hold, and each statement says how long
+its body is and what its hash is. So the exact layout of every pack is known but for the bodies' bytes, and
+a damaged pack is read on past the damage: each wrong statement and body is named by its own leaf. Where the
+bytes have shifted the rest of the pack is reported as one defect. One pack is in memory at a time.
 
 Where an entry itself could not be read from its bundle, the pack gives it (:meth:`PackContents.entry_at`).
 """
@@ -55,7 +55,13 @@ class PackContents:
     """The packs of one region, to be walked through leaf by leaf in ascending order."""
 
     def __init__(
-        self, reader: ObjectReader, prefix: str, slots: Sequence[PackSlot], report: Report, *, reads_bodies: bool
+        self,
+        reader: ObjectReader,
+        prefix: str,
+        slots: Sequence[PackSlot],
+        report: Report,
+        *,
+        reads_bodies: bool,
     ) -> None:
         self._reader = reader
         self._prefix = prefix
@@ -68,7 +74,10 @@ class PackContents:
         """Bytes of packs that were read."""
 
     def entry_at(self, leaf: int) -> bytes | None:
-        """The entry that the pack at ``leaf`` holds there: not proven by anything; None if it cannot be read."""
+        """The entry that the pack at ``leaf`` holds there: not proven by anything.
+
+        None if it cannot be read.
+        """
         pack = self._pack_at(leaf)
         if pack is not None and not pack.data:
             self._fetch(pack, None)
@@ -92,11 +101,13 @@ class PackContents:
         if pack is not None:
             pack.is_lost = True
 
-    def take(self, leaf: int, entry: bytes, statement: Statement | None, root_before: Digest | None) -> bytes | None:
+    def take(
+        self, leaf: int, entry: bytes, statement: Statement | None, root_before: Digest | None
+    ) -> bytes | None:
         """Check the frame of ``leaf``; its body if that is what the statement says, None otherwise.
 
-        ``statement`` is what ``entry`` parses to, ``root_before`` the log's root before this leaf, where known. Without
-        bodies to read, every answer is None and only absent packs are found.
+        ``statement`` is what ``entry`` parses to, ``root_before`` the log's root before this leaf, where
+        known. Without bodies to read, every answer is None and only absent packs are found.
         """
         pack = self._pack_at(leaf)
         if pack is None:
@@ -129,7 +140,11 @@ class PackContents:
         named = "the pack" if pack.slot.digest is not None else "no pack"
         be = "is missing" if pack.slot.digest is not None else "is there"
         self._corrupt(
-            pack, leaf, block, f"{named} with the leaves {leaf} to {pack.slot.end - 1} {be}", Code.REPLICA_MISSING
+            pack,
+            leaf,
+            block,
+            f"{named} with the leaves {leaf} to {pack.slot.end - 1} {be}",
+            Code.REPLICA_MISSING,
         )
 
     def _fetch(self, pack: _OpenPack, block: Block | None) -> None:
@@ -147,7 +162,9 @@ class PackContents:
             pack.header = None
         if len(data) < PACK_HEADER_BYTES:
             pack.is_lost = True
-            self._corrupt(pack, pack.slot.first, block, f"the pack ends after {len(data)} bytes, in its header")
+            self._corrupt(
+                pack, pack.slot.first, block, f"the pack ends after {len(data)} bytes, in its header"
+            )
 
     def _check_header(self, pack: _OpenPack, block: Block | None, root_before: Digest | None) -> None:
         header, slot = pack.header, pack.slot
@@ -190,8 +207,8 @@ class PackContents:
                 pack,
                 leaf,
                 block,
-                f"the body of block {block.header.seq}, bytes {end} to {end + size - 1} of the pack, is not the one "
-                "that its header names",
+                f"the body of block {block.header.seq}, bytes {end} to {end + size - 1} of the pack, is not "
+                "the one that its header names",
                 Code.BODY_CORRUPT,
             )
             return None
@@ -202,7 +219,10 @@ class PackContents:
             and pack.header.retention_class != block.header.retention_class
         ):
             self._corrupt(
-                pack, pack.slot.first, None, "the pack's header is wrong: another retention class than its bodies'"
+                pack,
+                pack.slot.first,
+                None,
+                "the pack's header is wrong: another retention class than its bodies'",
             )
         return body
 
@@ -226,7 +246,7 @@ class PackContents:
                 pack,
                 leaf,
                 block,
-                f"the statement in the pack differs from the log's entry {leaf} in {len(wrong)} bytes {place}",
+                f"the pack's statement differs from the log's entry {leaf} in {len(wrong)} bytes {place}",
                 Code.HEADER_CORRUPT,
             )
         else:

@@ -1,10 +1,10 @@
 """Which packs of a region make up its log (FORMAT §3, pack).
 
-A region may hold packs that were never decided: they are orphans, not findings. A pack's header is under no signature, so
-everything here is a plan and proves nothing: whoever follows it compares every frame with the log's entries.
-:func:`plan_packs` walks from the checkpoint's size down to 0: each pack names the one before by digest; the last is named by
-``head``, by a pack that already follows it, or found by its contents. Where the walk meets a pack that is missing or
-damaged it goes on below, so that one defect hides nothing else.
+A region may hold packs that were never decided: they are orphans, not findings. A pack's header is under no
+signature, so everything here is a plan and proves nothing: whoever follows it compares every frame with the
+log's entries. :func:`plan_packs` walks from the checkpoint's size down to 0: each pack names the one before
+by digest; the last is named by ``head``, by a pack that already follows it, or found by its contents. Where
+the walk meets a pack that is missing or damaged it goes on below, so that one defect hides nothing else.
 
 Only the 90 header bytes of sound packs are read. The plan takes some 200 bytes of memory a pack.
 """
@@ -20,8 +20,8 @@ from duramen import canonical
 from duramen.errors import FormatError
 from duramen.frame import (
     PACK_HEADER_BYTES,
-    PackHeader,
     Frame,
+    PackHeader,
     pack_digest,
     pack_key,
     parse_frames,
@@ -62,6 +62,17 @@ class PackSlot:
     is_missing: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class PackPlan:
+    """The slots that cover a log, in order.
+
+    ``strays`` are damaged packs without a slot, while some slot is a hole: they may be what is missing there.
+    """
+
+    slots: tuple[PackSlot, ...]
+    strays: tuple[Digest, ...]
+
+
 def head_pack(data: bytes | None) -> Digest | None:
     """The pack that a ``head`` names as accepted last, if it can be read: a hint, like everything in it."""
     try:
@@ -73,8 +84,8 @@ def head_pack(data: bytes | None) -> Digest | None:
         return None
 
 
-def plan_packs(reader: RegionReader, prefix: str, size: int) -> list[PackSlot]:
-    """The slots that cover the leaves 0 .. ``size`` - 1, in order. ``prefix`` ends in a slash. Raises StorageError."""
+def plan_packs(reader: RegionReader, prefix: str, size: int) -> PackPlan:
+    """The packs of a log of ``size`` leaves below ``prefix``, which ends in a slash. Raises StorageError."""
     listed = reader.keys(prefix + PACKS_PREFIX)
     planner = _Planner(reader, prefix, size, head_pack(reader.read(prefix + HEAD_KEY)))
     if listed is not None:
@@ -93,6 +104,8 @@ class _Planner:
         self._by_end: defaultdict[int, list[Digest]] = defaultdict(list)
         self._used: set[Digest] = set()
         self._odd: list[Digest] | None = None
+        self._plausible: dict[Digest, bool] = {}
+        self._has_hole = False
 
     def note(self, key: str) -> None:
         """Take a listed key into account, if it is a pack's."""
@@ -104,7 +117,8 @@ class _Planner:
         if key == self._prefix + pack_key(digest):
             self._load(digest)
 
-    def walk(self, *, can_list: bool) -> list[PackSlot]:
+    def walk(self, *, can_list: bool) -> PackPlan:
+        """From the end to the beginning."""
         slots: list[PackSlot] = []
         end, named = self._size, self._tip(can_list=can_list)
         while end:
@@ -112,7 +126,8 @@ class _Planner:
             slots.append(slot)
             named = None if slot.digest is None or slot.is_missing else self._before(slot, slot.digest)
             end = slot.first
-        return slots[::-1]
+        strays = tuple(self._left_odd()) if self._has_hole else ()
+        return PackPlan(tuple(slots[::-1]), strays)
 
     def _before(self, slot: PackSlot, digest: Digest) -> Digest | None:
         """The name of the pack before a slot, as the pack in it tells."""
@@ -183,6 +198,7 @@ class _Planner:
 
     def _below(self, end: int) -> int:
         """The highest leaf below ``end`` at which a sound pack ends: a hole reaches down to there."""
+        self._has_hole = True
         for lower in sorted((item for item in self._by_end if item < end), reverse=True):
             if any(self._is_plausible(digest) for digest in self._by_end[lower][:CANDIDATES_MAX]):
                 return lower
@@ -190,9 +206,14 @@ class _Planner:
 
     def _is_plausible(self, digest: Digest) -> bool:
         """Whether a pack is what its name says and begins and ends with the log's entries at its place."""
+        if digest not in self._plausible:
+            self._plausible[digest] = self._fits(digest)
+        return self._plausible[digest] and digest not in self._used
+
+    def _fits(self, digest: Digest) -> bool:
         header = self._headers[digest]
         data = self._reader.read(self._prefix + pack_key(digest))
-        if header is None or data is None or digest in self._used or pack_digest(data) != digest:
+        if header is None or data is None or pack_digest(data) != digest:
             return False
         try:
             frames = list(parse_frames(data[PACK_HEADER_BYTES:], "a pack"))
@@ -218,15 +239,19 @@ class _Planner:
         data = self._reader.read(self._prefix + pack_key(digest))
         return data is not None and pack_digest(data) == digest
 
-    def _find_odd(self, end: int) -> Digest | None:
-        """A pack off the chain that is not what its name says, to stand where nothing else does."""
+    def _left_odd(self) -> list[Digest]:
+        """The packs off the chain that are not what their names say."""
         if self._odd is None:
             self._odd = []
             for digest in self._headers:
                 data = self._reader.read(self._prefix + pack_key(digest))
                 if data is not None and pack_digest(data) != digest:
                     self._odd.append(digest)
-        left = [digest for digest in self._odd if digest not in self._used]
+        return [digest for digest in self._odd if digest not in self._used]
+
+    def _find_odd(self, end: int) -> Digest | None:
+        """A pack off the chain that is not what its name says, to stand where nothing else does."""
+        left = self._left_odd()
         near = [digest for digest in left if (header := self._headers[digest]) and _end(header) == end]
         return next(iter(near or left), None)
 

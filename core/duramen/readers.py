@@ -1,10 +1,12 @@
 """Regions and logs as an auditor reads them: a directory, or a web server with the same names. Read-only.
 
-Both read at most :data:`OBJECT_MAX_BYTES` of an object: no object of a region is larger, so a larger one shows as
-damaged and cannot exhaust memory. Directories skip names that begin with a dot, which stores keep for themselves.
+Both read at most :data:`OBJECT_MAX_BYTES` of an object: no object of a region is larger, so a larger one
+shows as damaged and cannot exhaust memory. Directories skip names that begin with a dot, which stores keep
+for themselves.
 
-A web server cannot list: packs are then found from ``head`` backwards, and kept checkpoints are not checked. Needs the extra
-``duramen[http]``; a server that wants a token gets it as a bearer token, and only over TLS or on this machine.
+A web server cannot list: packs are then found from ``head`` backwards, and kept checkpoints are not
+checked. Needs the extra ``duramen[http]``; a server that wants a token gets it as a bearer token, and only
+over TLS or on this machine.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ class HttpReader:
     def __init__(self, client: httpx.Client, base: str, token: str | None = None) -> None:
         self._client = client
         self._base = base.rstrip("/") + "/"
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers = {"Accept-Encoding": "identity"}
+        if token is not None:
+            self._headers["Authorization"] = f"Bearer {token}"
 
     def read(self, key: str) -> bytes | None:
         """GET; None for 404."""
@@ -123,7 +127,11 @@ def _open_http(target: str, token: str | None) -> HttpReader:
     except ImportError as error:
         raise ConfigurationError("reading over HTTP needs the extra duramen[http]; install it") from error
     parts = urlsplit(target)
-    if token is not None and parts.scheme == "http" and parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+    if (
+        token is not None
+        and parts.scheme == "http"
+        and parts.hostname not in ("127.0.0.1", "::1", "localhost")
+    ):
         raise UsageError("a token is not sent over http:// to another machine; use https://")
     return HttpReader(httpx.Client(timeout=TIMEOUT_SECONDS), target, token)
 

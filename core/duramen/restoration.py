@@ -1,11 +1,13 @@
 """Files put together again from what was sealed of them.
 
-A *generation* is one file as its agent followed it: agent, stream, path and the file's identity. Its runs, in the order of their offsets, are
-its bytes. :class:`Restoration` takes the blocks of an audit, hands raw bytes to a spool, and says at the end which bytes make up which
-file, which are missing (holes) and which were sealed twice (overlaps: the run that was sealed first stands).
+A *generation* is one file as its agent followed it: agent, stream, path and the file's identity. Its runs,
+in the order of their offsets, are its bytes. :class:`Restoration` takes the blocks of an audit, hands raw
+bytes to a spool, and says at the end which bytes make up which file, which are missing (holes) and which
+were sealed twice (overlaps: the run that was sealed first stands).
 
-Nothing is believed here: the audit gives blocks only whose signatures, links, bodies and records hold, and whoever writes
-files does so after it is known that the blocks are in the log (:meth:`Restoration.keep_leaves`).
+Nothing is believed here: the audit gives blocks only whose signatures, links, bodies and records hold, and
+whoever writes files does so after it is known that the blocks are in the log
+(:meth:`Restoration.keep_leaves`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from duramen.audit import BlockVisit
+from duramen.auditreport import BlockVisit
 from duramen.merkle import leaf_hash
 
 
@@ -75,7 +77,10 @@ class Restoration:
         if visit.payload is None or self._selection.agent not in (None, visit.agent):
             return
         for run, _, raw in visit.payload.runs:
-            if self._selection.stream not in (None, run.stream) or self._selection.path not in (None, run.path):
+            if self._selection.stream not in (None, run.stream) or self._selection.path not in (
+                None,
+                run.path,
+            ):
                 continue
             parts = self._parts.setdefault((visit.agent, run.stream, run.path, run.file), _Parts())
             parts.pieces.append(Piece(run.offset, len(raw), self._spool(raw), visit.leaf))
@@ -90,7 +95,9 @@ class Restoration:
 
     def generations(self) -> list[Generation]:
         """The files, in the order in which the log first speaks of them."""
-        return [_generation(*identity, parts.pieces) for identity, parts in self._parts.items() if parts.pieces]
+        return [
+            _generation(*identity, parts.pieces) for identity, parts in self._parts.items() if parts.pieces
+        ]
 
 
 def _generation(agent: str, stream: str, path: bytes, file: str, pieces: list[Piece]) -> Generation:

@@ -17,7 +17,7 @@ from typing import Final
 
 from duramen import canonical, ed25519, wire
 from duramen.errors import FormatError
-from duramen.limits import BODY_MAX_BYTES, NOTICE_MAX_BYTES, STATEMENT_MAX_BYTES
+from duramen.limits import BODY_MAX_BYTES, NOTICE_MAX_BYTES, RATCHET_MAX_STEPS, STATEMENT_MAX_BYTES
 from duramen.merkle import EMPTY_ROOT
 from duramen.names import (
     ZERO_DATA_KEY_ID,
@@ -356,6 +356,8 @@ def _check_shape(header: BlockHeader) -> None:
         raise FormatError("a sequence or record number reaches 2**63")
     if header.size > BODY_MAX_BYTES:
         raise FormatError(f"a body has at most {BODY_MAX_BYTES} bytes, not {header.size}")
+    if header.step > RATCHET_MAX_STEPS:
+        raise FormatError(f"a data key is ratcheted at most {RATCHET_MAX_STEPS} times, not {header.step}")
     ed25519.check_ed25519_public(header.next)
     if (header.seen_size == 0) != (header.seen_root == ZERO_DIGEST):
         raise FormatError(
@@ -390,6 +392,8 @@ def _check_genesis(header: BlockHeader) -> None:
     replaces = any(genesis.replaces)
     if replaces != any(genesis.replaced_hash) or (genesis.replaced_seq and not replaces):
         raise FormatError("a genesis names a replaced chain with its last hash, or neither")
+    if genesis.replaced_seq > MAX_SEQ:
+        raise FormatError("a sequence number reaches 2**63")
 
 
 def _check_keys(header: BlockHeader) -> None:

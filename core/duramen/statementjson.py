@@ -31,7 +31,9 @@ def _block_json(block: Block) -> dict[str, Json]:
         "statement": "block",
         "hash": block.hash.hex(),
         "kind": header.kind.name.lower(),
-        "flags": [str(flag.name).lower() for flag in Flags if flag in header.flags and flag is not Flags.NONE],
+        "flags": [
+            str(flag.name).lower() for flag in Flags if flag in header.flags and flag is not Flags.NONE
+        ],
         "chain": block.chain.hex(),
         "seq": wide(header.seq),
         "prev": header.prev.hex(),

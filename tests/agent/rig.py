@@ -1,15 +1,14 @@
-"""A host for the local half of the agent: state directory, log files, a ledger of what was written, a reader's key.
+"""A host for the local half of the agent: state directory, log files, a reader's key, a clock.
 
-:meth:`Host.verify` opens everything that was sealed the way an auditor would: chain, signatures, envelopes, bodies, roots.
-It returns the bytes sealed for every generation; no test looks at anything but that.
+:meth:`Host.verify` opens everything that was sealed the way an auditor would: chain, signatures, envelopes,
+bodies, roots. It returns the bytes sealed for every generation; no test looks at anything but that.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from duramen.body import EVENT_STREAM, Run, open_body
@@ -23,8 +22,8 @@ from duramen.statement import Block, BlockHeader, BlockKind, Genesis, parse_bloc
 from duramen.system import SystemDisk
 from duramen_agent.agentstatus import ForwardStatus
 from duramen_agent.configuration import AgentConfiguration
-from duramen_agent.engine import Engine, Ports
 from duramen_agent.effects import HttpFailure, HttpRequest, HttpResponse
+from duramen_agent.engine import Engine, Ports
 from duramen_agent.sealer import enrol_state
 from duramen_agent.spool import Spool
 from duramen_agent.step import Effects, Event, Moment, PathsChanged, StopRequested
@@ -151,7 +150,9 @@ def _collect(result: Sealed, runs: tuple[tuple[Run, bytes, bytes], ...]) -> None
 class Host:
     """One enrolled host with a clock of its own."""
 
-    def __init__(self, root: Path, disk: Disk | None = None, vfs: str | None = None, **settings: object) -> None:
+    def __init__(
+        self, root: Path, disk: Disk | None = None, vfs: str | None = None, **settings: object
+    ) -> None:
         self.root = root
         self.logs = root / "logs"
         self.logs.mkdir(exist_ok=True)
@@ -222,7 +223,11 @@ class Host:
     def settle(self, limit: int = 10_000) -> None:
         """Step for as long as something is due now."""
         self.step()
-        while self.last is not None and self.last.deadline_ns is not None and self.last.deadline_ns <= self.now_ns:
+        while (
+            self.last is not None
+            and self.last.deadline_ns is not None
+            and self.last.deadline_ns <= self.now_ns
+        ):
             limit -= 1
             assert limit, "the engine spins"
             self.step()
@@ -264,7 +269,13 @@ def append(path: Path, data: bytes) -> bytes:
     return data
 
 
-Ledger = dict[str, bytes]
-Factory = Callable[..., Host]
-
-__all__ = ["READER", "SECOND", "CountingRandom", "Host", "IdleForwarder", "Sealed", "append", "field", "read_back"]
+__all__ = [
+    "READER",
+    "SECOND",
+    "CountingRandom",
+    "Host",
+    "IdleForwarder",
+    "Sealed",
+    "append",
+    "read_back",
+]

@@ -27,7 +27,7 @@ spool: {max_bytes: 2GiB, min_free_bytes: 512MiB, hold_bytes: 1GiB, on_full: bloc
 """
 
 
-def parse(text: str, **environ: str):  # noqa: ANN201
+def parse(text: str, **environ: str):
     return parse_configuration(text.encode(), environ, "agent.yaml")
 
 
@@ -57,10 +57,22 @@ def test_the_contract_s_example_is_accepted() -> None:
         ("spol", {}, "there is no key spol; did you mean spool?"),
         ("spool.max_byte", 1, "there is no key spool.max_byte; did you mean max_bytes?"),
         ("sources.1.labls", {}, "there is no key sources[1].labls; did you mean labels?"),
-        ("sources.0.journald", {"units": ["a"]}, "sources[0].journald: reading the journal is not supported in this release"),
-        ("spool.on_full", "drop_oldest", "spool.on_full: drop_oldest is not supported in this release; write block"),
+        (
+            "sources.0.journald",
+            {"units": ["a"]},
+            "sources[0].journald: reading the journal is not supported in this release",
+        ),
+        (
+            "spool.on_full",
+            "drop_oldest",
+            "spool.on_full: drop_oldest is not supported in this release; write block",
+        ),
         ("spool.on_full", "explode", "spool.on_full: input should be 'block'"),
-        ("spool.max_bytes", "12 parsecs", "spool.max_bytes: '12 parsecs' is not a size; write it as 512MiB or 2GiB"),
+        (
+            "spool.max_bytes",
+            "12 parsecs",
+            "spool.max_bytes: '12 parsecs' is not a size; write it as 512MiB or 2GiB",
+        ),
         ("spool.max_bytes", "1MiB", "spool.max_bytes: input should be greater than or equal to 16777216"),
         ("spool.max_bytes", -1, "spool.max_bytes: input should be greater"),
         ("spool.max_bytes", True, "spool.max_bytes: input should be a valid integer"),
@@ -74,8 +86,17 @@ def test_the_contract_s_example_is_accepted() -> None:
         ("ca", "ca.pem", "ca: 'ca.pem' is not an absolute path"),
         ("log_keys", ["one"], "the key log_keys[1] is missing"),
         ("sources.0.stream", "_duramen", "sources[0].stream: '_duramen' is not a name"),
+        (
+            "sources.0.stream",
+            "app",
+            "sources: the stream app is there twice; list all its paths in one source",
+        ),
         ("sources.0.paths", ["relative.log"], "sources[0].paths[0]: 'relative.log' is not an absolute path"),
-        ("sources.0.retention_class", 256, "sources[0].retention_class: input should be less than or equal to 255"),
+        (
+            "sources.0.retention_class",
+            256,
+            "sources[0].retention_class: input should be less than or equal to 255",
+        ),
         ("sources.0.labels", {"a": "x" * 2000}, "sources[0].labels: a label has at most 1,024 characters"),
     ],
 )
@@ -98,7 +119,7 @@ def test_each_mistake_has_its_sentence(path: str, value: object, sentence: str) 
         ("? [a]\n: b", "agent.yaml"),
         ("a: !!python/object:os.system {}", "agent.yaml, line 1 is not valid YAML"),
         ("a: \x00", "agent.yaml"),
-        ("x: " + "[" * 3000, "agent.yaml"),
+        ("x: " + "[" * 1200, "agent.yaml"),
     ],
 )
 def test_what_is_not_a_configuration_at_all(text: str, sentence: str) -> None:
@@ -109,11 +130,15 @@ def test_what_is_not_a_configuration_at_all(text: str, sentence: str) -> None:
 
 
 def test_the_environment_is_stronger_than_the_file() -> None:
-    configuration = parse(GOOD, DURAMEN_AGENT__SPOOL__MAX_BYTES="1GiB", DURAMEN_AGENT__AGENT="db-1", OTHER="x")
+    configuration = parse(
+        GOOD, DURAMEN_AGENT__SPOOL__MAX_BYTES="1GiB", DURAMEN_AGENT__AGENT="db-1", OTHER="x"
+    )
     assert configuration.spool.max_bytes == 2**30
     assert configuration.agent == "db-1"
     assert configuration.config_sha256 != parse(GOOD).config_sha256
-    assert parse(GOOD, DURAMEN_AGENT__COLLECTORS="[https://c3.example.com]").collectors == ("https://c3.example.com",)
+    assert parse(GOOD, DURAMEN_AGENT__COLLECTORS="[https://c3.example.com]").collectors == (
+        "https://c3.example.com",
+    )
     with pytest.raises(ConfigurationError, match=r"there is no key spol; did you mean spool\?"):
         parse(GOOD, DURAMEN_AGENT__SPOL="1")
     with pytest.raises(ConfigurationError, match="reaches into agent, which holds no keys"):
@@ -131,7 +156,9 @@ def test_the_digest_is_of_values_not_of_text() -> None:
 def test_a_source_of_another_kind_is_refused_by_its_own_name() -> None:
     document = yaml.safe_load(GOOD)
     document["sources"].append({"stream": "unit/app", "journald": {"units": ["app.service"]}})
-    with pytest.raises(ConfigurationError, match=r"sources\[2\].journald: reading the journal is not supported"):
+    with pytest.raises(
+        ConfigurationError, match=r"sources\[2\].journald: reading the journal is not supported"
+    ):
         parse(yaml.safe_dump(document))
 
 

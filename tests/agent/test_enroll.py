@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,9 @@ class Place:
         if isinstance(answer, str):
             return HttpFailure(request.request_id, answer)
         if answer is None:
-            self.collector.certificate = self.authority.certify(api.parse_enroll_request(request.body).csr_pem)
+            self.collector.certificate = self.authority.certify(
+                api.parse_enroll_request(request.body).csr_pem
+            )
             answer = self.collector.handle(request.method, request.path, {}, request.body)
         return HttpResponse(request.request_id, answer.status, answer.headers, answer.body)
 
@@ -82,7 +85,9 @@ def test_everything_is_written_but_sources_and_recipients(place):
     assert set(value) == {"tenant", "agent", "collectors", "ca", "log_keys", "state_dir"}
     assert value["state_dir"] == str(place.state)
     assert "# recipients:" in place.config.read_text()
-    assert {path.name: path.stat().st_mode & 0o777 for path in place.state.iterdir() if path.suffix != ".db"} == {
+    assert {
+        path.name: path.stat().st_mode & 0o777 for path in place.state.iterdir() if path.suffix != ".db"
+    } == {
         "agent.key": 0o600,
         "agent.pem": 0o600,
         "seed": 0o600,
@@ -112,10 +117,10 @@ def test_again_is_no_error_and_asks_nobody(place):
 
 def test_the_next_collector_is_asked_when_one_cannot_decide(place):
     place.instead = ["down", problem(503, "busy", "later")]
-    with pytest.raises(PeerError, match="down; https://b:2 refused: later"):
+    with pytest.raises(PeerError, match=r"down; https://b:2 refused: later"):
         place.enroll()
     place.instead = [problem(429, "busy", "slow"), Answer(200, {"content-type": "text/html"}, b"")]
-    with pytest.raises(PeerError, match="slow; .*not a collector's answer"):
+    with pytest.raises(PeerError, match=r"slow; .*not a collector's answer"):
         place.enroll()
     place.instead = ["down"]
     assert not place.enroll().already
@@ -220,6 +225,26 @@ def test_a_configuration_of_something_else_is_refused(place, text):
     place.config.write_text(text)
     with pytest.raises(ConfigurationError):
         place.enroll()
+
+
+def test_modes_do_not_depend_on_the_umask(place):
+    before = os.umask(0o077)
+    try:
+        place.enroll()
+    finally:
+        os.umask(before)
+    assert place.config.parent.stat().st_mode & 0o777 == 0o755
+    assert place.config.stat().st_mode & 0o777 == 0o644
+    assert (place.config.parent / "ca.pem").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_state_directory_that_others_can_enter_is_refused(place):
+    place.state.mkdir(mode=0o755)
+    with pytest.raises(ConfigurationError, match="set its mode to 0700"):
+        place.enroll()
+    assert not list(place.state.iterdir())
+    place.state.chmod(0o700)
+    place.enroll()
 
 
 def test_another_authority_is_refused(place):

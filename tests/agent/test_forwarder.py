@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from duramen import api
 from duramen.chain import advance, begin
 from duramen.checkpoint import LogSigner
+from duramen.datakey import data_key_id
+from duramen.ed25519 import public_from_seed
 from duramen.errors import StorageError
 from duramen.names import Digest
-from duramen.policy import Policy, PolicyWitness
 from duramen.note import KeyKind, VerifierKey
-from duramen.ed25519 import public_from_seed
+from duramen.policy import Policy, PolicyWitness
 from duramen.receipt import InclusionProof, Receipt
 from duramen_agent.effects import HttpFailure, HttpRequest, HttpResponse
 from duramen_agent.forwarder import REFUSED_RETRY_NS, Forwarder, ForwarderSettings
@@ -41,7 +42,7 @@ class FixedRandom:
 
 
 class World:
-    """One agent and its collectors on a simulated clock; ``fault`` may replace, delay, lose or repeat an answer."""
+    """One agent, its collectors, a simulated clock; ``fault`` replaces, delays, loses or repeats answers."""
 
     def __init__(self, *, collectors: tuple[str, ...] = (A,), page: int = 1024, **settings) -> None:
         self.now = 1000 * NS
@@ -231,6 +232,7 @@ def test_a_block_that_is_too_large_alone_is_named_and_not_spun_on():
     assert world.chain.state.seq == 2
     assert "too_large: block 3 " in world.status.critical
     assert world.paths().count("POST blocks") < 30
+    assert world.paths().count("POST heartbeat") > 50  # stuck is not silent
     world.server.max_bytes = 1 << 20
     world.run(120)
     assert world.chain.state == world.writer.state
@@ -279,14 +281,60 @@ def test_envelopes_that_nobody_has_are_a_finding():
     assert world.paths().count("POST blocks") < 10
 
 
-def test_envelope_missing_as_a_conflict_uploads_again():
+def test_envelopes_that_conflict_are_a_finding():
+    world = World()
+    world.writer.keys()
+    world.instead = lambda request: problem(409, "conflict", "others") if request.method == "PUT" else None
+    world.forwarder.on_sealed()
+    world.run(300)
+    assert world.status.critical.startswith("conflict: the envelopes of ")
+    assert world.paths().count("PUT envelopes") < 8
+    world.instead = lambda _: None
+    world.run(120)
+    assert world.chain.state == world.writer.state
+    assert world.status.critical is None
+
+
+def test_a_heartbeat_that_was_overtaken_changes_nothing():
+    world = World()
+    world.writer.keys()
+    world.seal(b"one")
+    world.run(1)
+    overtaken = problem(409, "replay", "here", accepted_seq=1, head=Digest(bytes(32)))
+    world.instead = lambda request: overtaken if "heartbeat" in request.path else None
+    world.seal(b"two")
+    world.log.clear()
+    world.run(30)
+    assert "GET head" not in world.paths()
+    assert world.status.last_error is None
+    assert world.chain.state == world.writer.state
+
+
+def test_a_heartbeat_that_finds_blocks_nobody_sent_shows_the_rollback():
+    world = World()
+    world.writer.keys()
+    world.seal(b"one")
+    world.run(1)
+    ahead = World()
+    ahead.servers, ahead.server = world.servers, world.server
+    ahead.writer.keys()
+    ahead.seal(b"one", b"two")
+    ahead.start()
+    ahead.run(1)
+    beyond = problem(409, "replay", "here", accepted_seq=3, head=Digest(bytes(32)))
+    world.instead = lambda request: beyond if "heartbeat" in request.path else None
+    world.run(30)
+    assert world.status.critical.startswith("rollback: ")
+
+
+def test_envelope_missing_as_a_conflict_is_retried():
     world = World()
     world.writer.keys()
     world.seal(b"one")
     answers = iter([problem(409, "envelope_missing", "send them")])
     world.instead = lambda request: next(answers, None) if "blocks" in request.path else None
     world.run(5)
-    assert world.paths().count("PUT envelopes") == 2
+    assert world.paths().count("PUT envelopes") == 2  # in a contact of its own
     assert world.status.accepted_seq == 2
 
 
@@ -690,8 +738,8 @@ def _forge(receipt: Receipt, how: str) -> Receipt:
 @pytest.mark.parametrize(
     "how",
     [
-        "checkpoint signature", "checkpoint size", "old size", "consistency", "first", "index", "hash", "fewer hashes",
-        "order", "nothing", "too many",
+        "checkpoint signature", "checkpoint size", "old size", "consistency", "first", "index", "hash",
+        "fewer hashes", "order", "nothing", "too many",
     ],
 )  # fmt: skip
 def test_no_forged_receipt_lets_go_of_a_block(how, second):
@@ -839,7 +887,7 @@ def _apply(kind: str, answer: Answer) -> list[tuple[int, Answer | str]]:
     }[kind]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     faults=st.lists(FAULTS, max_size=40),
     acts=st.lists(st.sampled_from(["seal", "keys", "kill", "publish", "run", "run", "empty"]), max_size=30),
@@ -882,3 +930,62 @@ def test_whatever_happens_everything_is_published_once_in_order(faults, acts, do
     assert world.status.last_error is None
     assert world.status.lag_seconds == 0
     assert world.spool.load().seen_root == Digest(world.spool.load().seen_root)
+
+
+def _lies() -> st.SearchStrategy[Answer | str | None]:
+    seqs = st.integers(0, 8)
+    digests = st.sampled_from([bytes(32), b"x" * 32])
+    head = st.builds(api.HeadAnswer, seqs, digests, st.integers(-1, 8), st.just(b"n" * 32))
+    progress = st.builds(
+        api.ProgressAnswer,
+        seqs,
+        st.integers(-1, 8),
+        st.none(),
+        st.sampled_from([(), (b"d" * 16,), (data_key_id((1).to_bytes(32, "big")),)]),
+        st.sampled_from([None, b"m" * 32]),
+    )
+    codes = [
+        "gap",
+        "replay",
+        "stale_nonce",
+        "too_large",
+        "busy",
+        "body_corrupt",
+        "malformed",
+        "conflict",
+        "odd",
+    ]
+    refusals = st.builds(
+        problem,
+        st.sampled_from([400, 401, 403, 404, 409, 413, 422, 429, 500, 503]),
+        st.sampled_from(codes),
+        accepted_seq=st.none() | seqs,
+        head=digests,
+        nonce=st.none() | st.just(b"p" * 32),
+    )
+    true = st.none()
+    return (
+        true
+        | refusals
+        | st.builds(lambda item: json_answer(item.encode()), head | progress)
+        | st.just("reset")
+    )
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(lies=st.lists(_lies(), min_size=1, max_size=25), forever=st.booleans())
+def test_a_collector_that_lies_is_neither_believed_nor_flooded(lies, forever):
+    world = World()
+    world.writer.keys()
+    world.seal(b"one", b"two")
+    told = cycle(lies) if forever else iter(lies)
+    world.instead = lambda _: next(told, None)
+    world.run(600)
+    assert len(world.log) < 400  # of which some hundred and twenty are due when all is well
+    assert world.spool.usage().blocks == 4
+    assert world.status.published_seq == -1
+    world.instead = lambda _: None
+    world.run(300, publish_every=5)
+    if world.status.critical is None or not world.status.critical.startswith(("rollback", "fork")):
+        assert world.chain.state == world.writer.state
+        assert world.status.published_seq == 3

@@ -164,7 +164,7 @@ def test_the_whole_way_with_kills_and_a_restart(server, host):
             host.start()
             log.write(b"line %d\n" % lines)
             lines += 1
-            host.wait(lambda value: value["head"]["records"] >= lines)
+            host.wait(lambda value, lines=lines: value["head"]["records"] >= lines)
     server.publish()
     value = host.wait(lambda value: value["forward"]["published_seq"] >= 2)
     assert value["forward"]["collector"] == server.url
@@ -307,6 +307,15 @@ def test_versions(tmp_path):
     assert one.stdout == two.stdout
     assert one.stdout.startswith("duramen-agent 0")
     assert (one.returncode, two.returncode) == (0, 0)
+
+
+def test_the_daemon_holds_no_command_line_and_no_certificate_library():
+    heavy = ["typer", "cryptography.x509", "psutil", "asyncio", "duramen_agent.cli", "duramen_agent.enroll"]
+    code = f"import sys, duramen_agent.daemon; print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
 
 
 def test_idle_costs_nothing_measurable(host):

@@ -49,7 +49,9 @@ STATUS = AgentStatus(
     head=HeadStatus(7, "cd" * 32, 99, 1_700_000_000 * 10**9),
     spool=SpoolStatus(3, 4096, 1 << 31, 12.5, 1 << 40),
     forward=ForwardStatus("https://c1", 5, -1, 12.5, "c1 refuses connections", 2, degraded="x", critical="y"),
-    sources=[SourceStatus("app", "/var/log/*.log", "/var/log/\\xff.log", 10, 30, 20, "reading", is_problem=False)],
+    sources=[
+        SourceStatus("app", "/var/log/*.log", "/var/log/\\xff.log", 10, 30, 20, "reading", is_problem=False)
+    ],
     losses=LossStatus(0, None, 0),
     config_sha256="ef" * 32,
 )
@@ -59,8 +61,8 @@ REPORT = Report(STATUS, "1.2.3", ProcessStatus(50 << 20, 1.5, 9, 3700.0))
 def test_the_json_is_the_contract_s():
     value = json.loads(encode_report(REPORT))
     assert set(value) == {
-        "state", "reasons", "tenant", "agent", "chain", "version", "head", "spool", "forward", "sources", "losses",
-        "config_sha256", "process",
+        "state", "reasons", "tenant", "agent", "chain", "version", "head", "spool", "forward", "sources",
+        "losses", "config_sha256", "process",
     }  # fmt: skip
     assert set(value["head"]) == {"seq", "hash", "records", "sealed"}
     assert set(value["spool"]) == {"blocks", "bytes", "max_bytes", "oldest_seconds", "disk_free_bytes"}
@@ -84,7 +86,9 @@ def test_what_is_no_report_is_said(data):
         parse_report(data)
 
 
-@pytest.mark.parametrize(("state", "code"), [("ok", 0), ("degraded", 1), ("critical", 2), ("unknown", 3), ("odd", 3)])
+@pytest.mark.parametrize(
+    ("state", "code"), [("ok", 0), ("degraded", 1), ("critical", 2), ("unknown", 3), ("odd", 3)]
+)
 def test_exit_codes(state, code):
     assert replace(REPORT, status=replace(STATUS, state=state)).exit_code == code
 

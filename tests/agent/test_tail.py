@@ -10,6 +10,7 @@ import pytest
 
 from duramen.limits import RECORD_MAX_BYTES
 from duramen.statement import BlockKind, Flags
+from tests.agent.fake_disk import FakeDisk
 from tests.agent.rig import SECOND, Host, append
 
 
@@ -354,6 +355,28 @@ def test_many_files_are_read_fairly_with_few_descriptors(host: Host) -> None:
     sealed = host.verify()
     for log, written in ledger.items():
         assert sealed.of(log) == [written]
+
+
+def test_a_thousand_files_that_end_at_once_become_several_blocks(tmp_path: Path) -> None:
+    disk = FakeDisk()
+    host = Host(tmp_path, disk)
+    deep = os.fsencode(host.logs) + b"/" + b"\x01" * 3000
+    host.settings["sources"] = [
+        {"stream": "app", "paths": [os.fsdecode(deep) + "*"], "labels": {f"k{i}": "\x01" * 1024 for i in range(20)}}
+    ]
+    inodes = [disk.create(deep + b"%d" % i) for i in range(300)]
+    for inode in inodes:
+        disk.append(inode, b"line\ntorn")
+    host.start()
+    host.settle()
+    for inode in inodes:
+        disk.truncate(inode)
+    host.run(30)
+    sealed = host.verify()
+    assert sorted(sealed.files.values()) == [b"line\ntorn"] * 300
+    assert sealed.kinds().count("truncated") == 300
+    assert len(sealed.headers) > 20
+    assert host.spool.losses() == (0, 0)
 
 
 def test_a_large_file_does_not_starve_a_small_one(host: Host) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
+from duramen_agent.step import PathsChanged
 from tests.agent.fake_disk import FakeDisk, Inode
 from tests.agent.rig import SECOND, Host
-from duramen_agent.step import PathsChanged
 
 
 @dataclass
@@ -68,6 +68,10 @@ class World:
             known = self.host.engine._tailer._by_identity.get((1, inode.number))
             if known is None or (known.name != path and self.disk.names.get(known.name) is not inode):
                 self.current[id(inode)].cut_off = True  # renamed out of the patterns before it was seen
+            if not inode.opened and sum(life.inode is inode for life in self.lives) > 1:
+                self.current[
+                    id(inode)
+                ].cut_off = True  # truncated, too, while nobody held it: an event says so
             self.disk.rename(path, target)
             self.changed.add(target)
             if old is not None:
@@ -122,7 +126,14 @@ class World:
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
 NAMES = st.sampled_from(["a.log", "b.log"])
-TEXTS = {"line": b"x\n", "torn": b"torn", "two": b"y\nz\n", "long": b"-" * 2000 + b"\n", "end": b"\n", "longer": b"w" * 70_000}
+TEXTS = {
+    "line": b"x\n",
+    "torn": b"torn",
+    "two": b"y\nz\n",
+    "long": b"-" * 2000 + b"\n",
+    "end": b"\n",
+    "longer": b"w" * 70_000,
+}
 DATA = st.sampled_from(list(TEXTS))
 ACTIONS = st.one_of(
     st.tuples(st.just("append"), NAMES, DATA),
@@ -151,13 +162,17 @@ def test_every_life_is_sealed_once_and_whole(actions: list[tuple[str, str, str]]
 
 @settings(max_examples=30, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(NAMES, DATA), max_size=12), st.data())
-def test_errors_of_the_disk_delay_and_lose_nothing(writes: list[tuple[str, str]], data: st.DataObject) -> None:
+def test_errors_of_the_disk_delay_and_lose_nothing(
+    writes: list[tuple[str, str]], data: st.DataObject
+) -> None:
     with tempfile.TemporaryDirectory() as root:
         disk = FakeDisk()
         host = Host(Path(root), disk)
         disk.create(str(host.logs).encode() + b"/keeps-the-directory-listable")
         world = World(host, disk)
-        numbers = st.sampled_from([None, None, errno.EIO, errno.EACCES, errno.ENOENT, errno.EMFILE, errno.ESTALE])
+        numbers = st.sampled_from(
+            [None, None, errno.EIO, errno.EACCES, errno.ENOENT, errno.EMFILE, errno.ESTALE]
+        )
         host.start()
         failing = {"read_at", "fstat", "open", "stat", "overwrite", "free_bytes"}
         disk.fail = lambda operation, path: data.draw(numbers) if operation in failing else None

@@ -105,10 +105,15 @@ def test_each_failure_has_its_sentence(server, context, tmp_path):
     assert "localhost" in reason
     assert "refuses connections" in ask("https://127.0.0.1:1", context).reason
     assert "cannot be resolved" in ask("https://no-such-host.invalid", context).reason
-    assert "does not speak TLS 1.3" in ask(_misbehave(lambda c: c.sendall(b"HTTP/1.1 400 no\r\n\r\n")), context).reason
+    assert (
+        "does not speak TLS 1.3"
+        in ask(_misbehave(lambda c: c.sendall(b"HTTP/1.1 400 no\r\n\r\n")), context).reason
+    )
     assert "not an address" in ask("https://:x", context).reason
     assert "not an address" in ask("gopher://x", context).reason
-    assert "cannot be reached in time" in ask(_misbehave(lambda _: time.sleep(5)), context, timeout_s=0.3).reason
+    assert (
+        "cannot be reached in time" in ask(_misbehave(lambda _: time.sleep(5)), context, timeout_s=0.3).reason
+    )
     server.instead = lambda _: time.sleep(5)
     assert "did not answer in time" in ask(server.url, context, timeout_s=0.3).reason
 
@@ -157,7 +162,9 @@ def _all_exceptions(module) -> list[type[BaseException]]:
     return found
 
 
-@pytest.mark.parametrize("kind", _all_exceptions(httpx) + _all_exceptions(httpcore), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", _all_exceptions(httpx) + _all_exceptions(httpcore), ids=lambda kind: kind.__name__
+)
 def test_no_exception_of_the_libraries_leaks(kind, context):
     class Client:
         def stream(self, *_, **__):
@@ -171,7 +178,9 @@ def test_no_exception_of_the_libraries_leaks(kind, context):
     assert "\n" not in failure.reason
 
 
-@pytest.mark.parametrize("error", [OSError(113, "No route to host"), ssl.SSLError(1, "odd"), RuntimeError("x"), OSError()])
+@pytest.mark.parametrize(
+    "error", [OSError(113, "No route to host"), ssl.SSLError(1, "odd"), RuntimeError("x"), OSError()]
+)
 def test_other_errors_have_a_sentence_too(error):
     assert "https://c" in explain(error, "https://c")
 

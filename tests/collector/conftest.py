@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from cryptography import x509
@@ -40,7 +42,7 @@ from duramen_collector.keystore import LogKeyStore
 from duramen_collector.logkeys import TenantKeys
 from duramen_collector.service import Service
 from duramen_collector.tenancy import create_tenant
-from duramen_collector.tokens import Pepper, create_enrolment
+from duramen_collector.tokens import Pepper, create_enrolment, create_token
 
 START_NS = 1_800_000_000 * 10**9
 TENANT = "acme"
@@ -251,6 +253,12 @@ class Site:
         with reading(self.engine) as connection:
             return work(connection)
 
+    def engine_beside(self, name: str) -> sa.Engine:
+        """Another empty database with the same schema."""
+        engine = open_database(self.directory / name)
+        upgrade(engine)
+        return engine
+
     def rows(self, table: sa.Table) -> list[Any]:
         return list(self.read(lambda connection: connection.execute(sa.select(table)).all()))
 
@@ -372,3 +380,64 @@ def fake_agent() -> Callable[[tuple[str, str]], FakeAgent]:
 def csr() -> Callable[[Any], str]:
     """Makes a signing request for a key."""
     return csr_for
+
+
+class Client:
+    """HTTP requests straight into an ASGI application."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self._runner = asyncio.Runner()
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        self._client = httpx.AsyncClient(transport=transport, base_url="https://collector")
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        return self._runner.run(self._client.request(method, path, **options))
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("POST", path, **options)
+
+    def put(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("PUT", path, **options)
+
+    def close(self) -> None:
+        self._runner.run(self._client.aclose())
+        self._runner.close()
+
+
+@pytest.fixture
+def asgi_client() -> Iterator[Callable[[Any], Client]]:
+    """Makes clients of ASGI applications."""
+    made: list[Client] = []
+
+    def make(app: Any) -> Client:
+        made.append(Client(app))
+        return made[-1]
+
+    yield make
+    for client in made:
+        client.close()
+
+
+@pytest.fixture
+def api_token(site: Site) -> Callable[[str], dict[str, str]]:
+    """Makes the header with a new API token of a role for the tenant acme."""
+
+    def make(role: str) -> dict[str, str]:
+        token, _ = site.write(
+            lambda connection: create_token(
+                connection,
+                site.pepper,
+                site.random,
+                tenant=TENANT,
+                role=role,
+                now_ns=site.clock.now_ns,
+                life_ns=10**12,
+            )
+        )
+        return {"authorization": f"Bearer {token}"}
+
+    return make

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -19,6 +18,7 @@ from duramen.names import Seq
 from duramen_collector import app as app_module
 from duramen_collector.app import PEER, Front, create_app
 from duramen_collector.authority import parse_request
+from duramen_collector.configuration import VerificationTimes
 from duramen_collector.heads import object_key
 from duramen_collector.people import people_routes
 from duramen_collector.publisher import PublisherState, PublisherStatus
@@ -27,35 +27,11 @@ from duramen_collector.sequencer import RegionStatus
 from duramen_collector.store.file_store import FileStore
 from duramen_collector.store.port import Create
 from duramen_collector.tokens import create_token
+from duramen_collector.verifications import Verifications
 from duramen_collector.writer import Writer
 
 JSON = {"content-type": "application/json"}
 FRAMES = {"content-type": FRAMES_MEDIA_TYPE}
-
-
-class Client:
-    """HTTP requests straight into an ASGI application."""
-
-    def __init__(self, app: Any) -> None:
-        self._runner = asyncio.Runner()
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        self._client = httpx.AsyncClient(transport=transport, base_url="https://collector")
-
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        return self._runner.run(self._client.request(method, path, **options))
-
-    def get(self, path: str, **options: Any) -> httpx.Response:
-        return self.request("GET", path, **options)
-
-    def post(self, path: str, **options: Any) -> httpx.Response:
-        return self.request("POST", path, **options)
-
-    def put(self, path: str, **options: Any) -> httpx.Response:
-        return self.request("PUT", path, **options)
-
-    def close(self) -> None:
-        self._runner.run(self._client.aclose())
-        self._runner.close()
 
 
 @dataclass
@@ -63,7 +39,7 @@ class Web:
     """The ASGI application, called by whoever ``peer`` (a certificate, DER) is."""
 
     site: Any
-    client: Client
+    client: Any
     statuses: dict[str, PublisherStatus]
     store: FileStore
     peer: bytes | None = None
@@ -93,7 +69,7 @@ class Web:
 
 
 @pytest.fixture
-def web(site: Any) -> Iterator[Web]:
+def web(site: Any, asgi_client: Any) -> Iterator[Web]:
     writer = Writer(site.engine)
     writer.start()
     front = Front(site.service, writer, site.engine)
@@ -101,17 +77,20 @@ def web(site: Any) -> Iterator[Web]:
     root = site.directory / "eu"
     root.mkdir(mode=0o700)
     store = FileStore(root)
-    app = create_app(front, people_routes(front, {"eu": store}, lambda: statuses))
+    verifications = Verifications(
+        site.engine, {"eu": store}, site.log_keys, VerificationTimes(), site.clock, site.random
+    )
+    app = create_app(front, people_routes(front, {"eu": store}, lambda: statuses, verifications))
     box: list[Web] = []
 
     async def with_peer(scope: Any, receive: Any, send: Any) -> None:
         scope[PEER] = box[0].peer
         await app(scope, receive, send)
 
-    client = Client(with_peer)
+    client = asgi_client(with_peer)
     box.append(Web(site, client, statuses, store))
     yield box[0]
-    client.close()
+    verifications.close()
     writer.close()
 
 
@@ -204,6 +183,34 @@ def test_media_types_are_exact(web: Web, headers: dict[str, str]) -> None:
     web.be(agent)
     answer = web.client.post(blocks_url(agent), content=agent.seal_records().frame, headers=headers)
     assert (problem(answer).status, problem(answer).code) == (415, "media_type")
+
+
+def test_a_request_that_breaks_off(web: Web) -> None:
+    agent = web.site.ready()
+    web.be(agent)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    path = api.chain_path(agent.chain, "blocks")
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "https",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"from=0&seen=0",
+        "root_path": "",
+        "headers": [(b"content-type", FRAMES_MEDIA_TYPE.encode())],
+    }
+    asyncio.run(web.client.app(scope, receive, send))
+    assert sent[0]["status"] == 400
 
 
 def test_bodies_are_bounded_while_they_stream(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:

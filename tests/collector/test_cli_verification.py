@@ -7,12 +7,12 @@ import pytest
 import typer
 
 from duramen.commandline import run
+from duramen.system import SystemRandom
 from duramen_collector import schema
 from duramen_collector.cli_verification import register
 from duramen_collector.configuration import load_configuration
 from duramen_collector.database import open_database, upgrade, writing
 from duramen_collector.statedir import StateDirectory
-from duramen.system import SystemClock, SystemRandom
 from tests.core.builder import LogBuilder, Source
 
 ORIGIN = "logs.example.com/acme"
@@ -52,7 +52,9 @@ def site(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
     with writing(engine) as connection:
-        connection.execute(schema.tenants.insert().values(tenant="acme", origin=ORIGIN, public=False, created_ns=0))
+        connection.execute(
+            schema.tenants.insert().values(tenant="acme", origin=ORIGIN, public=False, created_ns=0)
+        )
     engine.dispose()
     return tmp_path, log
 
@@ -76,45 +78,62 @@ def damage(site):
 
 def test_a_damaged_byte_from_finding_to_repair(site, capsys):
     code, out, _ = call(site, capsys, "verify", "--deep", "--regions")
-    assert code == 0 and "acme  verified (bodies)" in out and "us  verified" in out
+    assert code == 0
+    assert "acme  verified (bodies)" in out
+    assert "us  verified" in out
     target, good = damage(site)
     code, out, _ = call(site, capsys, "verify", "--deep", "--regions")
-    assert code == 2 and "failure: body_corrupt" in out and "region eu" in out and "a good copy is in us" in out
+    assert code == 2
+    assert "failure: body_corrupt" in out
+    assert "region eu" in out
+    assert "a good copy is in us" in out
     assert call(site, capsys, "verify")[0] == 0  # headers only
     code, out, _ = call(site, capsys, "verify", "--deep", "--tenant", "acme", "--json")
     (value,) = json.loads(out)
-    assert code == 2 and value["findings"][0]["region"] == "eu" and value["findings"][0]["seq"] == 4
+    assert code == 2
+    assert value["findings"][0]["region"] == "eu"
+    assert value["findings"][0]["seq"] == 4
     code, out, _ = call(site, capsys, "regions", "scrub")
-    assert code == 2 and "eu  failed" in out and "us  verified" in out
+    assert code == 2
+    assert "eu  failed" in out
+    assert "us  verified" in out
     assert call(site, capsys, "regions", "scrub", "--region", "us")[0] == 0
     assert call(site, capsys, "regions", "scrub", "--region", "asia")[0] == 64
     code, out, _ = call(site, capsys, "regions", "scrub", "--region", "eu", "--json")
-    assert code == 2 and json.loads(out)[0]["verdict"] == "failed"
+    assert code == 2
+    assert json.loads(out)[0]["verdict"] == "failed"
     code, out, _ = call(site, capsys, "regions", "repair", "--region", "eu")
-    assert code == 0 and "restored acme/packs/" in out and "from us" in out
+    assert code == 0
+    assert "restored acme/packs/" in out
+    assert "from us" in out
     assert target.read_bytes() == good
     code, out, _ = call(site, capsys, "regions", "repair", "--region", "eu", "--json")
-    assert code == 0 and json.loads(out)[0]["repaired"] == []
+    assert code == 0
+    assert json.loads(out)[0]["repaired"] == []
     assert call(site, capsys, "verify", "--deep")[0] == 0
 
 
 def test_region_status(site, capsys):
     path, log = site
     code, out, _ = call(site, capsys, "regions", "status")
-    assert code == 0 and f"acme  eu  {log.size} statements, 0 behind" in out
+    assert code == 0
+    assert f"acme  eu  {log.size} statements, 0 behind" in out
     (path / "eu/acme/checkpoint").write_bytes(log.objects["acme/checkpoints/5"])
     code, out, _ = call(site, capsys, "regions", "status", "--json")
-    assert code == 1 and json.loads(out)[0]["lag"] == log.size - 5
+    assert code == 1
+    assert json.loads(out)[0]["lag"] == log.size - 5
     (path / "eu/acme/checkpoint").write_bytes(b"junk")
     assert call(site, capsys, "regions", "status")[0] == 1
     (path / "eu/acme/checkpoint").unlink()
     code, out, _ = call(site, capsys, "regions", "status")
-    assert code == 1 and "no checkpoint" in out
+    assert code == 1
+    assert "no checkpoint" in out
     shutil.rmtree(path / "eu")
     assert call(site, capsys, "regions", "status")[0] == 1
     assert call(site, capsys, "verify", "--regions")[0] == 1
     code, _, err = call(site, capsys, "regions", "scrub")
-    assert code == 74 and "eu" in err
+    assert code == 74
+    assert "eu" in err
     assert call(site, capsys, "regions", "repair", "--region", "asia")[0] == 64
 
 
@@ -130,4 +149,5 @@ def test_without_tenants(site, capsys):
         connection.execute(schema.tenants.delete())
     engine.dispose()
     code, out, _ = call(site, capsys, "verify", "--json")
-    assert code == 0 and json.loads(out) == []
+    assert code == 0
+    assert json.loads(out) == []

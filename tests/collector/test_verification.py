@@ -11,19 +11,19 @@ import pytest
 import sqlalchemy as sa
 
 from duramen import frame
-from duramen.audit import Depth
+from duramen.auditreport import Depth
 from duramen.errors import StorageError, UsageError
 from duramen.region import envelope_key
 from duramen.verdict import Code, Severity, Verdict
 from duramen_collector import schema
+from duramen_collector.chainverification import Patience
 from duramen_collector.database import open_database, reading, upgrade, writing
 from duramen_collector.regionreader import OverlayReader, StoreReader
 from duramen_collector.repair import repair_region
 from duramen_collector.sequencer import Retention
 from duramen_collector.store.file_store import FileStore
-from duramen_collector.store.port import Absent, Failed, Found, Get, Listed
+from duramen_collector.store.port import Absent, Failed, Found, Get, Listed, Swap
 from duramen_collector.verification import (
-    Patience,
     find_verification,
     finding_identity,
     latest,
@@ -156,14 +156,16 @@ def codes(report):
 def test_sound_log_is_verified_and_stored(site, depth):
     seen = []
     report = site.run(depth, progress=lambda *step: seen.append(step))
-    assert codes(report) == [] and report.verdict is Verdict.VERIFIED
+    assert codes(report) == []
+    assert report.verdict is Verdict.VERIFIED
     assert seen == [("eu", "audit"), ("eu", "verified"), ("us", "audit"), ("us", "verified")]
     with reading(site.engine) as connection:
         stored = latest(connection, "acme")
         assert find_verification(connection, "acme", report.verification_id) == stored
         assert find_verification(connection, "other", report.verification_id) is None
         assert latest(connection, "other") is None
-    assert stored.verdict == "verified" and stored.depth == str(depth)
+    assert stored.verdict == "verified"
+    assert stored.depth == str(depth)
     assert stored.report == json.loads(json.dumps(report.to_json()))
     assert stored.report["regions"]["us"]["checkpoint"]["size"] == site.log.size
     assert len(stored.report["chains"]) == 3
@@ -176,7 +178,8 @@ def test_flipped_byte_names_region_pack_block_and_the_good_copy(site):
     report = site.run()
     (finding,) = report.findings
     assert (finding.code, finding.region, finding.key) == (Code.BODY_CORRUPT, "eu", key)
-    assert finding.seq is not None and "a good copy is in us" in finding.detail
+    assert finding.seq is not None
+    assert "a good copy is in us" in finding.detail
     assert report.verdict is Verdict.FAILED
 
 
@@ -196,8 +199,8 @@ def test_repair_restores_what_was_there_and_keeps_the_damage(site):
     site.flip("eu", packs[1], 400)
     site.file("eu", packs[3]).unlink()
     site.file("eu", packs[-1]).unlink()
-    site.flip("eu", "acme/tile/0/000.p/%d" % site.log.size, 3)
-    site.file("eu", "acme/tile/entries/000.p/%d" % site.log.size).unlink()
+    site.flip("eu", f"acme/tile/0/000.p/{site.log.size}", 3)
+    site.file("eu", f"acme/tile/entries/000.p/{site.log.size}").unlink()
     dek = site.log.agents["web-1"].blocks[1].header.dek
     envelope = envelope_key("acme", dek, site.log.readers[0].recipient.key_hash)
     site.file("eu", envelope).unlink()
@@ -208,8 +211,8 @@ def test_repair_restores_what_was_there_and_keeps_the_damage(site):
         packs[1],
         packs[3],
         packs[-1],
-        "acme/tile/0/000.p/%d" % site.log.size,
-        "acme/tile/entries/000.p/%d" % site.log.size,
+        f"acme/tile/0/000.p/{site.log.size}",
+        f"acme/tile/entries/000.p/{site.log.size}",
         envelope,
     }
     assert all(source == "us" for _, source in report.repaired)
@@ -257,17 +260,62 @@ def test_what_is_damaged_everywhere_stays_a_finding(site):
     for region in ("eu", "us"):
         site.flip(region, site.log.packs[1], 400)
     report = site.repair()
-    assert report.repaired == () and len(report.audit.findings) == 1
+    assert report.repaired == ()
+    assert len(report.audit.findings) == 1
     assert all("good copy" not in finding.detail for finding in site.run().findings)
 
 
 def test_repair_takes_nothing_that_is_wrong(site):
     """The other region has something else under the same name: it is not copied."""
-    key = "acme/tile/0/000.p/%d" % site.log.size
+    key = f"acme/tile/0/000.p/{site.log.size}"
     site.file("eu", key).unlink()
     site.flip("us", key, 0)
     report = site.repair()
-    assert report.repaired == () and codes(report.audit) == ["replica_missing"]
+    assert report.repaired == ()
+    assert codes(report.audit) == ["replica_missing"]
+
+
+def test_repair_with_a_source_out_of_reach(site):
+    site.stores["asia"] = FileStore(site.path / "asia")
+    site.file("eu", site.log.packs[1]).unlink()
+    site.file("eu", site.log.packs[-1]).unlink()
+    site.file("eu", "acme/checkpoint").unlink()
+    shutil.rmtree(site.path / "eu" / "envelopes")
+    site.stores = dict(reversed(site.stores.items()))
+    report = site.repair()
+    assert codes(report.audit) == []
+    assert report.to_json()["repaired"][-1] == {"key": "acme/checkpoint", "from": "us"}
+    shutil.rmtree(site.path / "us")
+    site.file("eu", "acme/checkpoint").unlink()
+    assert codes(site.repair().audit) == ["replica_missing"]
+
+
+def test_repair_that_cannot_write(site, monkeypatch):
+    site.file("eu", site.log.packs[1]).unlink()
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(FileStore, "supersede", refuse)
+    with pytest.raises(StorageError, match="No space"):
+        site.repair()
+
+
+def test_a_sequencer_s_newer_checkpoint_is_never_set_back(site):
+    """Another checkpoint arrives between the audit and the swap."""
+    path = site.file("eu", "acme/checkpoint")
+    path.write_bytes(b"junk")
+
+    class Racing(FileStore):
+        def perform(self, call):
+            if isinstance(call, Swap):
+                super().perform(Swap(call.key, site.log.objects["acme/checkpoint"], call.expected))
+            return super().perform(call)
+
+    site.stores["eu"] = Racing(site.path / "eu")
+    with pytest.raises(StorageError, match="changed by somebody else"):
+        site.repair()
+    assert path.read_bytes() == site.log.objects["acme/checkpoint"]
 
 
 def test_repair_asks_for_a_region_that_there_is(site):
@@ -342,7 +390,7 @@ def test_published_blocks_that_the_log_lacks(site):
         (Code.UNEXPLAINED_LOSS, 50, "us"),
     ]
     site.execute(schema.chains.update().where(where).values(chain=bytes([9] * 32)))
-    assert "nothing of its chain" in site.run().findings[0].detail
+    assert "has nothing of it" in site.run().findings[0].detail
     site.execute(sa.delete(schema.checkpoints))
     site.execute(schema.chains.update().values(published_seq=-1))
     assert codes(site.run()) == []
@@ -451,8 +499,11 @@ def test_readers():
         def perform(self, call):
             return self.answers.pop(0)
 
-    reader = StoreReader("eu", Store(Absent(), Found(b"ab", "1", 2), Failed("down"), Failed("down"), Absent()))
-    assert reader.read("k") is None and reader.read("k") == b"ab"
+    reader = StoreReader(
+        "eu", Store(Absent(), Found(b"ab", "1", 2), Failed("down"), Failed("down"), Absent())
+    )
+    assert reader.read("k") is None
+    assert reader.read("k") == b"ab"
     for call in (reader.read, reader.exists):
         with pytest.raises(StorageError, match="region eu: down"):
             call("k")
@@ -463,8 +514,10 @@ def test_readers():
     with pytest.raises(StorageError):
         list(reader.keys(""))
     overlay = OverlayReader(MemoryRegion({"x/a": b"1"}), {"x/b": b"22"})
-    assert overlay.read("x/a") == b"1" and overlay.read("x/b") == b"22"
-    assert overlay.read_start("x/b", 1) == b"2" and overlay.read_start("x/a", 1) == b"1"
+    assert overlay.read("x/a") == b"1"
+    assert overlay.read("x/b") == b"22"
+    assert overlay.read_start("x/b", 1) == b"2"
+    assert overlay.read_start("x/a", 1) == b"1"
     assert list(overlay.keys("x/")) == ["x/a", "x/b"]
     assert OverlayReader(MemoryRegion({}, lists=False), {}).keys("") is None
 
@@ -476,7 +529,8 @@ def test_superseding_in_a_file_store(tmp_path):
     version = store.perform(Get("a/b")).version
     store.supersede("a/b", b"2", 4_000_000_000)
     found = store.perform(Get("a/b"))
-    assert found.data == b"2" and found.version != version
+    assert found.data == b"2"
+    assert found.version != version
     assert [path.read_bytes() for path in (tmp_path / ".damaged/a").iterdir()] == [b"1"]
     with pytest.raises(UsageError):
         store.supersede("../x", b"", None)
@@ -488,4 +542,5 @@ def test_swapped_packs_are_repaired(site):
     one.write_bytes(second)
     other.write_bytes(first)
     assert codes(site.repair().audit) == []
-    assert one.read_bytes() == first and frame.parse_pack_header(first).count
+    assert one.read_bytes() == first
+    assert frame.parse_pack_header(first).count

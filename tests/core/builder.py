@@ -1,8 +1,10 @@
-"""Complete tenant logs in memory, laid out as a region of FORMAT §4: what audit, evidence and reader tests read.
+"""Complete tenant logs in memory, laid out as a region of FORMAT §4: what audit, evidence and reader tests
+read.
 
-``LogBuilder(seed)`` is deterministic but for HPKE envelopes and ML-DSA signatures, which the library randomises.
-``objects`` maps keys (below the region's prefix) to bytes: ``acme/checkpoint``, ``acme/tile/...``, ``acme/packs/...``,
-``acme/checkpoints/...`` and ``envelopes/acme/...``. Superseded partial tiles are deleted, as a collector does.
+``LogBuilder(seed)`` is deterministic but for HPKE envelopes and ML-DSA signatures, which the library
+randomises. ``objects`` maps keys (below the region's prefix) to bytes: ``acme/checkpoint``,
+``acme/tile/...``, ``acme/packs/...``, ``acme/checkpoints/...`` and ``envelopes/acme/...``. Superseded
+partial tiles are deleted, as a collector does.
 
     log = LogBuilder()
     web = log.agent("web-1")
@@ -330,9 +332,7 @@ class AgentBuilder:
         ]
         lines = [run.encode() for run in runs]
         salt = self.log.random.draw(32)
-        pieces = [
-            [source.data] if source.more else records.split(source.data) for source in sources
-        ]
+        pieces = [[source.data] if source.more else records.split(source.data) for source in sources]
         root = records.root(salt, zip(lines, pieces, strict=True))
         header = self._header(BlockKind.RECORDS)
         block_key = sealing.ratchet.block_key(header.chain, header.seq, root)

@@ -1,12 +1,14 @@
 """Each defect of a region is found, named by code and place, and nothing else is."""
 
 import hashlib
+import itertools
 import random
 
 import pytest
 
 from duramen import frame, names, tiles
-from duramen.audit import AuditOptions, Depth, audit_region
+from duramen.audit import audit_region
+from duramen.auditreport import AuditOptions, Depth
 from duramen.checkpoint import Checkpoint, LogSigner
 from duramen.policy import parse_policy
 from duramen.region import envelope_key
@@ -69,7 +71,8 @@ def test_clean_log_has_no_findings(log):
     assert report.verdict is Verdict.VERIFIED
     assert report.is_proven
     assert report.counts.entries == log.size
-    assert report.counts.opened == 8 and report.counts.unopened == 0
+    assert report.counts.opened == 8
+    assert report.counts.unopened == 0
     assert [chain.agent for chain in report.chains] == ["web-1", "db-1", "cron-1"]
     assert [chain.stopped for chain in report.chains] == [False, False, True]
     assert report.to_json()["checkpoint"]["size"] == log.size
@@ -92,7 +95,8 @@ def test_flipped_body_names_block_and_pack(log, objects):
     assert (finding.chain, finding.seq) == (log.agents["web-1"].state.chain.hex(), 3)
     assert (finding.region, finding.tenant) == ("eu", "acme")
     assert report.verdict is Verdict.FAILED
-    assert str(body) in finding.detail and str(end - 1) in finding.detail
+    assert str(body) in finding.detail
+    assert str(end - 1) in finding.detail
 
 
 def test_flipped_statement_in_pack(log, objects):
@@ -166,6 +170,22 @@ def test_two_swapped_packs(log, objects):
     assert {finding.key for finding in report.findings} == {one, other}
 
 
+def test_neighbouring_packs_damaged_beyond_recognition_are_both_named(log, objects):
+    for number in range(1, len(log.packs)):
+        damaged = dict(objects)
+        for key in log.packs[number - 1 : number + 1]:
+            damaged[key] = bytes(len(damaged[key]))
+        report = audit(log, damaged)
+        assert set(codes(report)) == {"replica_corrupt"}
+        assert {finding.key for finding in report.findings} == set(log.packs[number - 1 : number + 1])
+
+
+def test_any_two_swapped_packs_are_both_named(log, objects):
+    for one, other in itertools.combinations(log.packs, 2):
+        damaged = {**objects, one: objects[other], other: objects[one]}
+        assert {finding.key for finding in audit(log, damaged).findings} == {one, other}
+
+
 def test_body_replaced_by_another_of_its_length_in_a_renamed_pack(log, objects):
     """An attacker who rebuilds a pack gives it another name; the chain of packs names the old one."""
     leaf = leaf_of(log, "web-1", 3)
@@ -179,7 +199,7 @@ def test_body_replaced_by_another_of_its_length_in_a_renamed_pack(log, objects):
 
 
 def test_renamed_tip_pack_without_head(log, objects):
-    key, _, body, end = pack_of(log, log.size - 1)
+    key, _, _body, _end = pack_of(log, log.size - 1)
     data = bytearray(objects.pop(key))
     data[-70] ^= 1  # the last block has no body: this is its signature
     objects["acme/" + frame.pack_key(frame.pack_digest(bytes(data)))] = bytes(data)
@@ -232,7 +252,8 @@ def test_checkpoint_defects(log, objects):
         flip(objects, key, at)
         report = audit(log, objects)
         assert codes(report) == ["checkpoint_invalid"], at
-        assert report.signed is None and not report.is_proven
+        assert report.signed is None
+        assert not report.is_proven
         objects[key] = whole
     del objects[key]
     assert found(audit(log, objects)) == [("replica_missing", "checkpoint", None)]
@@ -276,7 +297,9 @@ def test_two_histories():
     assert codes(report) == ["equivocation"]
     one.agents["a"].idle()
     one.publish()
-    assert codes(audit(one, remembered=Checkpoint(one.keys.origin, one.size - 1, bytes(32)))) == ["equivocation"]
+    assert codes(audit(one, remembered=Checkpoint(one.keys.origin, one.size - 1, bytes(32)))) == [
+        "equivocation"
+    ]
 
 
 def test_kept_checkpoints(log, objects):
@@ -299,10 +322,14 @@ def test_envelopes(log, objects):
     leaf = leaf_of(log, "web-1", 1)
     flip(objects, keys[0], 500)
     report = audit(log, objects)
-    assert [(f.code, f.key, f.leaf, f.seq) for f in report.findings] == [(Code.REPLICA_CORRUPT, keys[0], leaf, 1)]
+    assert [(f.code, f.key, f.leaf, f.seq) for f in report.findings] == [
+        (Code.REPLICA_CORRUPT, keys[0], leaf, 1)
+    ]
     del objects[keys[0]]
     report = audit(log, objects)
-    assert [(f.code, f.key, f.leaf, f.seq) for f in report.findings] == [(Code.REPLICA_MISSING, keys[0], leaf, 1)]
+    assert [(f.code, f.key, f.leaf, f.seq) for f in report.findings] == [
+        (Code.REPLICA_MISSING, keys[0], leaf, 1)
+    ]
     del objects[keys[1]]
     report = audit(log, objects)
     assert [(f.code, f.leaf) for f in report.findings] == [(Code.UNEXPLAINED_LOSS, leaf)]
@@ -414,7 +441,10 @@ def test_signature_and_link():
     assert [(f.code, f.seq) for f in audit(log).findings] == [(Code.SIGNATURE_INVALID, 1)]
     agent.idle()
     log.publish()
-    assert [(f.code, f.seq) for f in audit(log).findings] == [(Code.SIGNATURE_INVALID, 1), (Code.LINK_BROKEN, 2)]
+    assert [(f.code, f.seq) for f in audit(log).findings] == [
+        (Code.SIGNATURE_INVALID, 1),
+        (Code.LINK_BROKEN, 2),
+    ]
 
 
 def test_bad_genesis():
@@ -595,7 +625,9 @@ def test_contents_that_the_header_does_not_commit_to():
 
 
 def test_wrong_log_keys(log):
-    assert codes(audit_region(MemoryRegion(log.objects), "acme", LogBuilder(5).keys)) == ["checkpoint_invalid"]
+    assert codes(audit_region(MemoryRegion(log.objects), "acme", LogBuilder(5).keys)) == [
+        "checkpoint_invalid"
+    ]
 
 
 # ---------------------------------------------------------------- the whole region, byte by byte
@@ -670,7 +702,8 @@ def test_large_log_with_full_tiles():
     key = "acme/tile/entries/001"
     flip(objects, key, 5000)
     report = audit(log, objects)
-    assert codes(report) == ["tree_mismatch"] and report.is_proven
+    assert codes(report) == ["tree_mismatch"]
+    assert report.is_proven
     del objects[key]
     report = audit(log, objects)
     assert found(report) == [("replica_missing", "001", 256)]

@@ -5,15 +5,19 @@ import random
 import zipfile
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
+from duramen import canonical
 from duramen.archive import encode_archive, parse_archive
 from duramen.checkpoint import LogSigner
+from duramen.disclosure import EvidenceRequest, build_evidence
 from duramen.errors import FormatError, IntegrityError, UsageError
-from duramen.evidence import EvidenceRequest, build_evidence, report_json, verify_evidence
+from duramen.evidence import report_json, verify_evidence
 from duramen.policy import parse_policy
 from duramen.statementjson import statement_json
-from tests.core.builder import LogBuilder, MemoryRegion, sample
+from duramen.wire import prefixed
+from tests.core.builder import LogBuilder, MemoryRegion, Source, sample
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +34,16 @@ def bundle(log, first=2, last=3, agent="web-1", reader=0, **options):
 def test_bundle_proves_its_blocks(log, whole):
     data = bundle(log, whole_lineage=whole)
     report = verify_evidence(data, log.keys)
-    assert report.agent == "web-1" and report.tenant == "acme"
+    assert report.agent == "web-1"
+    assert report.tenant == "acme"
     assert [item.block.header.seq for item in report.blocks] == [2, 3]
     raw = [raw for item in report.blocks for _, _, raw in item.payload.runs]
     assert raw == [b"GET /0/0\nGET /0/1\nGET /0/2\n", b"GET /1/0\nGET /1/1\nGET /1/2\n"]
-    assert [run.path for item in report.blocks for run, _, _ in item.payload.runs] == [b"/var/log/access.log"] * 2
-    assert report.is_whole_lineage is whole and not report.is_genesis_pinned
+    assert [run.path for item in report.blocks for run, _, _ in item.payload.runs] == [
+        b"/var/log/access.log"
+    ] * 2
+    assert report.is_whole_lineage is whole
+    assert not report.is_genesis_pinned
     assert any("--genesis" in line for line in report.not_proven)
     assert any("descend" in line for line in report.not_proven) is not whole
     value = report_json(report)
@@ -144,7 +152,14 @@ def test_bytes_around_an_archive_are_refused(log):
             parse_archive(changed)
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,9}(/[a-z0-9]{1,3})?", fullmatch=True), st.binary(max_size=50), min_size=1, max_size=8))
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z0-9][a-z0-9._-]{0,9}(/[a-z0-9]{1,3})?", fullmatch=True),
+        st.binary(max_size=50),
+        min_size=1,
+        max_size=8,
+    )
+)
 def test_archive_round_trip(files):
     data = encode_archive(files)
     assert parse_archive(data) == files
@@ -192,6 +207,62 @@ def test_requests_that_cannot_be_met(log):
         build_evidence(MemoryRegion(missing), "acme", log.keys, request, stranger)
 
 
+def test_defects_that_only_a_liar_makes(log):
+    """Each manifest, lineage or genesis that parses and says something that cannot be."""
+    files = parse_archive(bundle(log, 2, 3))
+    chain = log.agents["web-1"].state.chain
+    entries = [block.entry for block in log.agents["web-1"].blocks]
+    notice = log.entries[0]
+
+    def lineage(*items):
+        return b"".join(prefixed(item, 2) for item in items)
+
+    def manifest(**fields):
+        value = {
+            "type": "duramen-evidence/v1",
+            "origin": log.keys.origin,
+            "chain": chain.hex(),
+            "first": 2,
+            "last": 3,
+            "lineage": 1,
+            "policy": False,
+        }
+        return canonical.encode({**value, **fields})
+
+    assert manifest() == files["manifest.json"]
+    for changes, match in (
+        ({"manifest.json": manifest(type="other")}, "type"),
+        ({"manifest.json": manifest(last=1)}, "consecutive"),
+        ({"manifest.json": manifest(last=100_000)}, "consecutive"),
+        ({"manifest.json": manifest(lineage=2)}, "lineage"),
+        ({"manifest.json": manifest(origin="other")}, "another chain or log"),
+        ({"manifest.json": manifest(policy=True)}, "policy"),
+        ({"genesis": notice}, "notice"),
+        ({"genesis": entries[1]}, "genesis"),
+        ({"lineage": lineage(*entries[1:3])}, "last disclosed"),
+        ({"lineage": b""}, "last disclosed"),
+        ({"lineage": lineage(entries[1], entries[3])}, "consecutive"),
+        ({"lineage": lineage(entries[1], entries[2], entries[3][:-1] + b"x")}, None),
+        ({"keys/2": files["keys/2"] + b"x"}, "32 bytes"),
+        ({"keys/2": files["keys/3"]}, None),
+        ({"proofs/2": files["proofs/2"].replace(b"index", b"extra AAAA\nindex", 1)}, "extra"),
+    ):
+        with pytest.raises((FormatError, IntegrityError), match=match):
+            verify_evidence(encode_archive({**files, **changes}), log.keys)
+    whole = parse_archive(bundle(log, 2, 3, whole_lineage=True))
+    other = log.agents["db-1"].blocks[0].entry
+    with pytest.raises(IntegrityError, match="another genesis"):
+        verify_evidence(encode_archive({**whole, "lineage": lineage(other, *entries[1:4])}), log.keys)
+
+
+def test_genesis_of_another_log():
+    log = LogBuilder(1)
+    log.agent("web-1", log_hash=bytes(32)).seal([Source("s", b"/f", b"1\n")])
+    log.publish()
+    with pytest.raises(UsageError, match="no sound block"):
+        bundle(log, 2, 2)
+
+
 def test_block_of_another_chain_does_not_stand_in(log):
     """A lineage of one agent under the genesis of another."""
     one, other = (parse_archive(bundle(log, agent=name)) for name in ("web-1", "db-1"))
@@ -204,7 +275,8 @@ def test_block_of_another_chain_does_not_stand_in(log):
 def test_statement_json(log):
     genesis, keys = log.agents["web-1"].blocks[:2]
     value = statement_json(genesis)
-    assert value["genesis"]["agent"] == "web-1" and value["chain"] == genesis.hash.hex()
+    assert value["genesis"]["agent"] == "web-1"
+    assert value["chain"] == genesis.hash.hex()
     assert statement_json(keys)["kind"] == "keys"
     assert statement_json(log.agents["cron-1"].blocks[-1])["flags"] == ["stop"]
     assert statement_json(LogBuilder().pending[0][0])["header"]["type"] == "key"

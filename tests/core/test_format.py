@@ -46,7 +46,7 @@ def headers(draw):
         group=draw(st.integers(0, 65_535)),
         retention_class=draw(st.integers(0, 255)),
         dek=draw(st.binary(min_size=16, max_size=16).filter(any)) if sealed else ZERO_DATA_KEY_ID,
-        step=draw(st.integers(0, 2**32 - 1)) if sealed else 0,
+        step=draw(st.integers(0, 65_535)) if sealed else 0,
         sealed_ns=draw(st.integers(0, 2**64 - 1)),
         monotonic_ns=draw(st.integers(0, 2**64 - 1)),
         boot=draw(st.binary(min_size=8, max_size=8)),

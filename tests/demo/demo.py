@@ -1,7 +1,9 @@
-"""`make demo`: the whole path of a line on real logs, then what an attacker and a bad day would do, and what is found.
+"""`make demo`: the whole path of a line on real logs, then what an attacker and a bad day would do, and
+what is found.
 
-Everything happens in a new directory below the system's temporary folder, with processes of its own on loopback. It exits 0 only
-if every step held. `--keep` leaves the collector and the agents running and prints what to try.
+Everything happens in a new directory below the system's temporary folder, with processes of its own on
+loopback. It exits 0 only if every step held. `--keep` leaves the collector and the agents running and
+prints what to try.
 """
 
 from __future__ import annotations

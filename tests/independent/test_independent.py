@@ -219,7 +219,7 @@ def test_blocks_that_do_not_follow_are_refused(i):
             v.advance(replace(chain, **change), BLOCKS[i])
     if BLOCKS[i].kind == v.KEYS:
         with pytest.raises(v.Refused):
-            v.advance(replace(chain, used=frozenset({BLOCKS[i].dek})), BLOCKS[i])
+            v.advance(replace(chain, keys={(9, 9): (BLOCKS[i].dek, 0)}), BLOCKS[i])
     if BLOCKS[i].count:
         with pytest.raises(v.Refused):
             v.advance(replace(chain, keys={}), BLOCKS[i])

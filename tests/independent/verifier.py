@@ -338,7 +338,6 @@ class Chain:
     next: bytes
     records: int = 0
     keys: dict[tuple[int, int], tuple[bytes, int]] = field(default_factory=dict)
-    used: frozenset[bytes] = frozenset()
 
 
 def begin(b: Block) -> Chain:
@@ -353,14 +352,14 @@ def advance(c: Chain, b: Block) -> Chain:
     need(b.prev == c.head, "chain: prev")
     need(b.start == c.records, "chain: start")
     b.verify(c.next)
-    keys, used, at = dict(c.keys), c.used, (b.group, b.klass)
+    keys, at = dict(c.keys), (b.group, b.klass)
     if b.kind == KEYS:
-        need(b.dek not in used, "chain: data key introduced twice")
-        keys[at], used = (b.dek, 0), used | {b.dek}
+        need(all(b.dek != dek for dek, _ in keys.values()), "chain: a data key in force introduced again")
+        keys[at] = (b.dek, 0)
     elif b.count:
         need(keys.get(at) == (b.dek, b.step), "chain: data key or step")
         keys[at] = (b.dek, b.step + 1)
-    return replace(c, seq=b.seq, head=b.hash, next=b.next, records=c.records + b.count, keys=keys, used=used)
+    return replace(c, seq=b.seq, head=b.hash, next=b.next, records=c.records + b.count, keys=keys)
 
 
 # 2.3
@@ -544,6 +543,7 @@ def parse_payload(data: bytes) -> Payload:
     salt = hexadecimal(parse_object(first, ["salt"])["salt"], 32)
     runs = [parse_run(line) for line in lines]
     records = [cut(run, cursor.take(run.size)) for run in runs]
+    need(all(records), "payload: a run without records")
     cursor.end()
     return Payload(salt, runs, records)
 
@@ -720,9 +720,9 @@ def check_checkpoint(note: bytes, origin: str, ed25519: str, mldsa: str) -> tlog
         "checkpoint: origin or extensions",
     )
     mine = [s for name, key_id, s in signatures if (name, key_id) == (second.name, second.key_id)]
-    need(mine, "checkpoint: no cosignature")
-    for signature in mine:
-        check_cosignature(signature, second, c)
+    need(len(mine) == 1, "checkpoint: one cosignature")
+    need(sum(line[:2] == (first.name, first.key_id) for line in signatures) == 1, "checkpoint: one signature")
+    check_cosignature(mine[0], second, c)
     return c
 
 

@@ -290,6 +290,14 @@ def _patch(data: bytes, offset: int, piece: bytes) -> bytes:
     return data[:offset] + piece + data[offset + len(piece) :]
 
 
+def _manifest(manifest: bytes) -> bytes:
+    return len(manifest).to_bytes(4, "big") + manifest
+
+
+def _checksummed(seed_file: bytes) -> bytes:
+    return _patch(seed_file, 45, hashlib.sha256(seed_file[:45]).digest())
+
+
 def _invalid(
     sealer: Sealer, entries: list[bytes], frames: list[bytes], pack: bytes
 ) -> dict[str, tuple[str, bytes]]:
@@ -300,11 +308,13 @@ def _invalid(
     listed = sealer.frames[1][1]
     seed_file = Ratchet(Seq(7), fixed("seed")).encode()
     names = genesis.index(b"\x04acme\x05web-1")
+    later = b"\0" * 7 + b"\1"
+    empty_run = body.Run("s", b"/p", "f", 0, 0, 0, 0).encode() + b"\n"
     return {
         "statement-empty": ("statement", b""),
         "statement-signature-only": ("statement", bytes(64)),
         "statement-unknown-first-byte": ("statement", b"\x02" + block[1:]),
-        "statement-too-long": ("statement", b"\x01" + bytes(65_535)),
+        "statement-too-long": ("statement", block[:-64] + bytes(65_536 - len(block)) + block[-64:]),
         "block-unknown-kind": ("statement", _patch(block, 1, b"\x09")),
         "block-unknown-flag": ("statement", _patch(block, 2, b"\x00\x10")),
         "block-cut": ("statement", block[:200]),
@@ -322,8 +332,9 @@ def _invalid(
         "block-records-without-data-key": ("statement", _patch(block, 159, bytes(16))),
         "block-records-with-empty-root": ("statement", _patch(block, 88, EMPTY_ROOT)),
         "block-empty-with-step": ("statement", _patch(empty, 175, b"\0\0\0\1")),
+        "block-step-past-limit": ("statement", _patch(block, 175, b"\0\1\0\0")),
         "block-empty-with-body-hash": ("statement", _patch(empty, 120, bytes(32))),
-        "keys-with-records": ("statement", _patch(keys, 84, b"\0\0\0\1")),
+        "keys-with-records": ("statement", _patch(_patch(keys, 84, b"\0\0\0\1"), 88, b"r" * 32)),
         "keys-without-data-key": ("statement", _patch(keys, 159, bytes(16))),
         "genesis-with-seq": ("statement", _patch(genesis, 36, b"\0" * 7 + b"\1")),
         "genesis-with-class": ("statement", _patch(genesis, 158, b"\1")),
@@ -331,6 +342,10 @@ def _invalid(
         "genesis-agent-not-ascii": ("statement", _patch(genesis, names + 6, b"\xff")),
         "genesis-tenant-length-past-limit": ("statement", _patch(genesis, names, b"\xff")),
         "genesis-replaces-without-hash": ("statement", _patch(genesis, len(genesis) - 64 - 72, b"\1")),
+        "genesis-replaced-seq-past-limit": (
+            "statement",
+            _patch(genesis, len(genesis) - 64 - 72, b"c" * 32 + b"\x80" + bytes(7) + b"h" * 32),
+        ),
         "genesis-own-key-small-order": ("statement", _patch(genesis, 275, bytes(32))),
         "notice-white-space": ("statement", notice.replace(b",", b", ", 1)),
         "notice-line-break": ("statement", notice.replace(b",", b",\n", 1)),
@@ -338,25 +353,37 @@ def _invalid(
         "notice-without-key": ("statement", b'{"time":1,"type":"x"}' + bytes(64)),
         "notice-duplicate-key": ("statement", notice.replace(b'{"agent"', b'{"agent":"web-1","agent"', 1)),
         "notice-float": ("statement", b'{"key":"0000000000000000","time":1.0,"type":"x"}' + bytes(64)),
-        "notice-too-long": ("statement", b'{"a":"' + b"a" * 16_384 + b'"}' + bytes(64)),
+        "notice-too-long": ("statement", notice.replace(b"web-1", b"w" * 16_384)),
         "frame-magic": ("frames", b"DRMM" + frames[0][4:]),
         "frame-version": ("frames", _patch(frames[0], 4, b"\x02")),
         "frame-cut": ("frames", frames[2][:-1]),
         "frame-trailing-byte": ("frames", frames[2] + b"D"),
-        "frame-body-past-limit": ("frames", frames[4][:-4] + b"\x00\x80\x00\x01"),
-        "frame-header-past-limit": ("frames", _patch(frames[0], 5, b"\x7f")),
+        "frame-body-past-limit": (
+            "frames",
+            frames[4][:-4] + b"\x00\x80\x00\x01",
+        ),  # checked before it is read
+        "frame-header-past-limit": ("frames", _patch(frames[0], 5, b"\x7f")),  # checked before it is read
         "frame-notice-with-body": ("frames", frames[5][:-4] + b"\0\0\0\1x"),
         "pack-magic": ("pack", b"DRMN" + pack[4:]),
         "pack-count": ("pack", _patch(pack, 14, b"\0\0\0\x05")),
         "pack-empty": ("pack", _patch(pack[: frame.PACK_HEADER_BYTES], 14, bytes(4))),
         "pack-sizes-differ": ("pack", _patch(pack, 18, b"\0" * 7 + b"\1")),
+        "pack-first-with-pack-before": ("pack", _patch(pack, 58, b"\1")),
+        "pack-first-with-root-before": ("pack", _patch(pack, 26, b"\1")),
+        "pack-later-without-pack-before": (
+            "pack",
+            _patch(_patch(_patch(pack, 6, later), 18, later), 26, b"r" * 32),
+        ),
         "pack-other-class": ("pack", _patch(pack, 5, b"\x01")),
         "payload-trailing-byte": ("payload", payload + b"x"),
         "payload-cut": ("payload", payload[:-1]),
         "payload-manifest-past-end": ("payload", _patch(payload, 0, b"\0\0\xff\xff")),
-        "payload-manifest-without-line-feed": ("payload", b"\0\0\0\x02{}"),
+        "payload-manifest-without-line-feed": ("payload", _manifest(b'{"salt":"%s"}' % (b"00" * 32))),
+        "payload-without-salt": ("payload", _manifest(b"{}\n")),
+        "payload-run-without-records": ("payload", _manifest(b'{"salt":"%s"}\n' % (b"00" * 32) + empty_run)),
         "payload-line-count": ("payload", payload.replace(b'"lines":3', b'"lines":2')),
         "run-unknown-field": ("run", run.replace(b'"stream"', b'"stranger":1,"stream"')),
+        "run-path64-not-ascii": ("run", run.replace(b'"path":"/var/log/app.log"', '"path64":"é"'.encode())),
         "run-more-false": ("run", run.replace(b',"offset"', b',"more":false,"offset"')),
         "run-path-needlessly-base64": (
             "run",
@@ -375,7 +402,7 @@ def _invalid(
         "seed-file-torn": ("seed_file", seed_file[:40] + bytes(472)),
         "seed-file-short": ("seed_file", seed_file[:511]),
         "seed-file-trailing-byte": ("seed_file", seed_file[:511] + b"\1"),
-        "seed-file-version": ("seed_file", _patch(seed_file, 4, b"\x02")),
+        "seed-file-version": ("seed_file", _checksummed(_patch(seed_file, 4, b"\x02"))),
         "canonical-wide-integer": ("canonical", b"9007199254740993"),
         "canonical-escape": ("canonical", b'"\\u0061"'),
         "canonical-lone-surrogate": ("canonical", b'"\\ud800"'),

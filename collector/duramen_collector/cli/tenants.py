@@ -85,7 +85,7 @@ def list_all(config: ConfigPath = DEFAULT, as_json: AsJson = False) -> None:
 
 
 def _initialise_regions(configuration: Configuration, tenant: str) -> None:
-    driver = RegionDriver(open_stores(configuration, create=True), REGION_TIMEOUT_SECONDS)
+    driver = RegionDriver(open_stores(configuration, create=True), REGION_TIMEOUT_SECONDS, SystemClock())
     try:
         steps = initialise_regions(
             tenant, configuration.origin(tenant), region_configuration(configuration), SystemRandom()

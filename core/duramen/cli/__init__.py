@@ -1,7 +1,7 @@
 """The ``duramen`` command line: reads, restores and proves, with no trust in whoever stores the logs.
 
-Exit codes: 0 everything holds, 1 something could not be checked, 2 something is wrong; 64 usage, 78 configuration. Needs the extra
-``duramen[cli]``, and ``duramen[http]`` to read over HTTP.
+Exit codes: 0 everything holds, 1 something could not be checked, 2 something is wrong; 64 usage, 78
+configuration. Needs the extra ``duramen[cli]``, and ``duramen[http]`` to read over HTTP.
 """
 
 from __future__ import annotations

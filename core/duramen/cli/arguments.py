@@ -21,12 +21,17 @@ FILE_MAX_BYTES = 1024 * 1024
 """Keys, policies and passphrases."""
 
 RegionOption: TypeAlias = Annotated[
-    str, typer.Option("--region", metavar="URL-OR-DIR", help="The region: a directory, file:// or http(s):// URL.")
+    str,
+    typer.Option(
+        "--region", metavar="URL-OR-DIR", help="The region: a directory, file:// or http(s):// URL."
+    ),
 ]
 TenantOption: TypeAlias = Annotated[str, typer.Option("--tenant", help="The tenant whose log it is.")]
 VkeyOption: TypeAlias = Annotated[
     list[str],
-    typer.Option("--vkey", metavar="VKEY", help="A verifier key of the log, or @FILE that holds it. Repeat it."),
+    typer.Option(
+        "--vkey", metavar="VKEY", help="A verifier key of the log, or @FILE that holds it. Repeat it."
+    ),
 ]
 TokenOption: TypeAlias = Annotated[
     str | None,
@@ -76,7 +81,10 @@ def parse_vkeys(texts: list[str]) -> list[VerifierKey]:
     """Verifier keys; a file may hold several, one a line."""
     try:
         found = [
-            parse_vkey(line.strip()) for text in texts for line in read_text(text).splitlines() if line.strip()
+            parse_vkey(line.strip())
+            for text in texts
+            for line in read_text(text).splitlines()
+            if line.strip()
         ]
     except FormatError as error:
         raise UsageError(f"--vkey: {error}") from error
@@ -130,6 +138,15 @@ def read_reader_key(path: Path, passphrase_file: Path | None) -> ReaderKey:
         raise ConfigurationError(f"{path}: {error}") from error
 
 
+def printable(text: str | bytes) -> str:
+    """What a host or a store named, fit for a terminal: control characters and broken UTF-8 are escaped."""
+    decoded = text.decode(errors="backslashreplace") if isinstance(text, bytes) else text
+    return "".join(
+        char if char.isprintable() else char.encode(errors="surrogateescape").hex(" ").join(("<", ">"))
+        for char in decoded
+    )
+
+
 def print_json(value: Json) -> None:
     """One JSON document on stdout."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -148,4 +165,5 @@ def print_findings(findings: tuple[Finding, ...]) -> None:
             )
             if value is not None
         ]
-        typer.echo(f"{finding.severity}: {finding.code}: {finding.detail} ({', '.join(places)})")
+        line = f"{finding.severity}: {finding.code}: {finding.detail} ({', '.join(places)})"
+        typer.echo(printable(line))

@@ -1,13 +1,15 @@
 """``duramen export``: files restored byte for byte from a region, everything verified on the way.
 
-The log is audited first, with bytes going into a temporary file without a name; files are written only afterwards,
-from blocks that are proven to be in the log, signed by their agents, with the bodies and record roots that they name. A file with
-holes gets what is there, one piece after the other, under a name that ends in ``.incomplete``.
+The log is audited first, with bytes going into a temporary file without a name; files are written only
+afterwards, from blocks that are proven to be in the log, signed by their agents, with the bodies and record
+roots that they name. A file with holes gets what is there, one piece after the other, under a name that
+ends in ``.incomplete``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +19,8 @@ from typing import IO, Annotated
 
 import typer
 
-from duramen.audit import AuditOptions, AuditReport, Depth, PinnedRegion, audit_region, pin_region
+from duramen.audit import audit_region
+from duramen.auditreport import AuditOptions, AuditReport, Depth
 from duramen.canonical import Json, wide
 from duramen.cli.arguments import (
     JsonOption,
@@ -31,11 +34,13 @@ from duramen.cli.arguments import (
     parse_log_keys,
     print_findings,
     print_json,
+    printable,
     read_policy,
     read_reader_key,
     read_token,
 )
 from duramen.cli.proving import last_chain, write_bundle
+from duramen.disclosure import EvidenceRequest, build_evidence
 from duramen.errors import (
     ConfigurationError,
     FormatError,
@@ -43,10 +48,10 @@ from duramen.errors import (
     StorageError,
     UsageError,
 )
-from duramen.evidence import EvidenceRequest, build_evidence
 from duramen.logreader import ObjectTileReader
 from duramen.merkle import inclusion_proof_from, verify_inclusion
 from duramen.names import Seq
+from duramen.pinnedregion import PinnedRegion, pin_region
 from duramen.readers import open_reader
 from duramen.restoration import Generation, Restoration, Selection
 from duramen.tiles import TileHashReader
@@ -66,7 +71,7 @@ class _Written:
             "stream": generation.stream,
             "path": generation.path.decode(errors="backslashreplace"),
             "file": generation.file,
-            "output": str(self.output),
+            "output": os.fsencode(self.output).decode(errors="backslashreplace"),
             "bytes": wide(generation.size),
             "sha256": self.sha256,
             "holes": [{"offset": wide(offset), "bytes": wide(size)} for offset, size in generation.holes],
@@ -84,13 +89,17 @@ def export(
     tenant: TenantOption,
     vkey: VkeyOption,
     key: KeyOption,
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="An empty directory, or one to make.")],
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="An empty directory, or one to make.")
+    ],
     agent: Annotated[str | None, typer.Option("--agent", help="Only this agent's files.")] = None,
     stream: Annotated[str | None, typer.Option("--stream", help="Only this stream.")] = None,
     path: Annotated[str | None, typer.Option("--path", help="Only the file that had this path.")] = None,
     evidence: Annotated[
         Path | None,
-        typer.Option("--evidence", metavar="FILE", help="Also make an evidence bundle of the agent's whole chain."),
+        typer.Option(
+            "--evidence", metavar="FILE", help="Also make an evidence bundle of the agent's whole chain."
+        ),
     ] = None,
     policy: PolicyOption = None,
     passphrase_file: PassphraseOption = None,
@@ -150,7 +159,8 @@ def _conclude(report: AuditReport, written: list[_Written], unproven: int, *, js
         )
         return EXIT_CODES[verdict]
     for item in written:
-        typer.echo(f"{item.output}  {item.generation.size} bytes  sha256 {item.sha256}")
+        output = printable(os.fsencode(item.output))
+        typer.echo(f"{output}  {item.generation.size} bytes  sha256 {item.sha256}")
         for offset, size in item.generation.holes:
             typer.echo(f"  hole: {size} bytes from {offset} on are not in the log, or not readable here")
     print_findings(report.findings)
@@ -199,20 +209,21 @@ def _append(spool: IO[bytes], raw: bytes) -> int:
 
 def _names(generations: list[Generation]) -> Iterator[tuple[Path, Generation]]:
     """A name below the output directory for every generation; several of one path are numbered."""
-    counts: dict[Path, int] = {}
-    for generation in generations:
-        place = _place(generation)
-        counts[place] = counts.get(place, 0) + 1
-    numbers: dict[Path, int] = {}
-    for generation in generations:
-        place = _place(generation)
-        suffix = ""
-        if counts[place] > 1:
-            numbers[place] = numbers.get(place, 0) + 1
-            suffix = f"~{numbers[place]}"
-        if generation.holes:
-            suffix += ".incomplete"
-        yield place.with_name(place.name + suffix), generation
+    places = [_place(generation) for generation in generations]
+    taken = {parent for place in places for parent in place.parents}
+    for place, generation in zip(places, generations, strict=True):
+        suffix = ".incomplete" if generation.holes else ""
+        names = (place.name + number + suffix for number in _numbers(is_one=places.count(place) == 1))
+        name = next(found for found in map(place.with_name, names) if found not in taken)
+        taken.add(name)
+        yield name, generation
+
+
+def _numbers(*, is_one: bool) -> Iterator[str]:
+    """What tells names apart: ``~1``, ``~2``, ...; nothing at first where there is but one."""
+    if is_one:
+        yield ""
+    yield from (f"~{number}" for number in itertools.count(1))
 
 
 def _place(generation: Generation) -> Path:

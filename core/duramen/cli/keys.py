@@ -1,4 +1,7 @@
-"""``duramen keys``: reader keys. Private ones never leave the machine they are made on, and never unencrypted."""
+"""``duramen keys``: reader keys.
+
+Private ones never leave the machine they are made on, and never unencrypted.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ def new(
     private, public = output / f"{name}.key", output / f"{name}.pub"
     key = ReaderKey(random.draw(32))
     if not keyfile.is_reader_name(name):
-        raise UsageError(f"{name!r} is not a name for a reader: 1 to 128 of A-Z, a-z, 0-9, '@', '.', '_' and '-'")
+        raise UsageError(
+            f"{name!r} is not a name for a reader: 1 to 128 of A-Z, a-z, 0-9, '@', '.', '_' and '-'"
+        )
     line = keyfile.NamedRecipient(name, key.recipient).encode()
     for path in (private, public):
         if path.exists():
@@ -69,7 +74,7 @@ def show(
     passphrase_file: PassphraseOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show the readers in a recipients file, or the public half of a private key (which takes its passphrase)."""
+    """Show the readers in a recipients file, or the public half of a private key (under its passphrase)."""
     data = read_file(file)
     if data.startswith(b"{"):
         key = read_reader_key(file, passphrase_file)
@@ -81,7 +86,8 @@ def show(
         except FormatError as error:
             raise ConfigurationError(f"{file}: {error}") from error
     value: list[Json] = [
-        {"name": item.name, "key": item.recipient.key_hash.hex(), "recipient": item.encode()} for item in named
+        {"name": item.name, "key": item.recipient.key_hash.hex(), "recipient": item.encode()}
+        for item in named
     ]
     if json:
         print_json(value)

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from duramen.audit import AuditOptions, Depth, audit_region, pin_region
+from duramen.audit import audit_region
+from duramen.auditreport import AuditOptions, Depth
+from duramen.checkpoint import LogKeys
 from duramen.cli.arguments import (
     JsonOption,
     KeyOption,
@@ -20,17 +22,19 @@ from duramen.cli.arguments import (
     VkeyOption,
     parse_log_keys,
     print_json,
+    printable,
     read_file,
     read_policy,
     read_reader_key,
     read_token,
 )
-from duramen.checkpoint import LogKeys
+from duramen.disclosure import EvidenceRequest, build_evidence
 from duramen.errors import ConfigurationError, FormatError, IntegrityError, UsageError
-from duramen.evidence import EvidenceReport, EvidenceRequest, build_evidence, report_json, verify_evidence
+from duramen.evidence import EvidenceReport, report_json, verify_evidence
 from duramen.limits import BUNDLE_MAX_BYTES
 from duramen.names import ChainId, Digest, Seq, parse_digest
 from duramen.packs import RegionReader
+from duramen.pinnedregion import pin_region
 from duramen.readers import open_reader
 from duramen.verdict import EXIT_CODES, Verdict
 
@@ -46,12 +50,17 @@ def prove(
     tenant: TenantOption,
     vkey: VkeyOption,
     key: KeyOption,
-    seq: Annotated[str, typer.Option("--seq", metavar="N[-M]", help="Which blocks of the chain to disclose.")],
+    seq: Annotated[
+        str, typer.Option("--seq", metavar="N[-M]", help="Which blocks of the chain to disclose.")
+    ],
     output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The bundle to write.")],
     agent: Annotated[str | None, typer.Option("--agent", help="The agent; its last chain is meant.")] = None,
     chain: Annotated[str | None, typer.Option("--chain", help="The chain, 64 hex digits.")] = None,
     lineage: Annotated[
-        bool, typer.Option("--lineage", help="Put in every statement from the genesis on, not just the one before.")
+        bool,
+        typer.Option(
+            "--lineage", help="Put in every statement from the genesis on, not just the one before."
+        ),
     ] = False,
     policy: PolicyOption = None,
     passphrase_file: PassphraseOption = None,
@@ -71,7 +80,9 @@ def prove(
     data = build_evidence(pinned, tenant, keys, request, reader_key)
     write_bundle(output, data)
     if json:
-        print_json({"bundle": str(output), "bytes": len(data), "chain": identity.hex(), "first": first, "last": last})
+        print_json(
+            {"bundle": str(output), "bytes": len(data), "chain": identity.hex(), "first": first, "last": last}
+        )
     else:
         typer.echo(f"{output}: blocks {first} to {last} of chain {identity.hex()}, {len(data)} bytes")
 
@@ -83,7 +94,9 @@ def verify(
         str | None, typer.Option("--genesis", metavar="HASH", help="The hash of the genesis that you expect.")
     ] = None,
     policy: PolicyOption = None,
-    show: Annotated[bool, typer.Option("--show", help="Print the lines themselves, and nothing else.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the lines themselves, and nothing else.")
+    ] = False,
     json: JsonOption = False,
 ) -> int:
     """Verify an evidence bundle; needs nothing but the bundle and the log's keys."""
@@ -162,10 +175,11 @@ def _print_report(report: EvidenceReport) -> None:
         typer.echo(f"  + {line}")
     for item in report.blocks:
         for run, _, _ in item.payload.runs if item.payload is not None else ():
-            path = run.path.decode(errors="backslashreplace")
+            path = printable(run.path)
+            place = f"stream {printable(run.stream)}, {path}, file {printable(run.file)}"
+            end = run.offset + run.size - 1
             typer.echo(
-                f"  + block {item.block.header.seq}: stream {run.stream}, {path} (file {run.file}), bytes {run.offset} to "
-                f"{run.offset + run.size - 1}, {run.lines} lines"
+                f"  + block {item.block.header.seq}: {place}, bytes {run.offset} to {end}, {run.lines} lines"
             )
     typer.echo("not proven:")
     for line in report.not_proven:

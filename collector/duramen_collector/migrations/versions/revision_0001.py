@@ -64,6 +64,13 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_landing_tenant_landing_id"), "landing", ["tenant", "landing_id"], unique=False)
     op.create_table(
+        "packs",
+        sa.Column("tenant", sa.String(length=63), nullable=False),
+        sa.Column("first_leaf", sa.BigInteger(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(length=32), nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "first_leaf", name=op.f("pk_packs")),
+    )
+    op.create_table(
         "sequencing",
         sa.Column("tenant", sa.String(length=63), nullable=False),
         sa.Column("pack_digest", sa.LargeBinary(length=32), nullable=False),
@@ -190,6 +197,7 @@ def downgrade() -> None:
     op.drop_table("tenants")
     op.drop_table("signed")
     op.drop_table("sequencing")
+    op.drop_table("packs")
     op.drop_table("landing")
     op.drop_table("envelopes")
     op.drop_table("entries")
