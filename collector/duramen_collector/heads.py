@@ -21,6 +21,7 @@ from duramen.ports import Random
 from duramen.region import HEAD_KEY
 from duramen_collector.outcome import SteppedDownError, StoppedError
 from duramen_collector.register import (
+    HEAD_MAX_BYTES,
     NO_BALLOT,
     UUID_BYTES,
     Accepted,
@@ -128,8 +129,10 @@ class Heads:
 
     def read(self, names: Iterable[str] | None = None) -> Steps[None]:
         """Read heads (of all regions by default); raises StoppedError for another configuration."""
-        wanted = [name for name in names or self.regions if not self.regions[name].quarantine]
-        answers = yield [RegionCall(name, Get(self._key)) for name in wanted]
+        wanted = [
+            name for name in (self.regions if names is None else names) if not self.regions[name].quarantine
+        ]
+        answers = yield [RegionCall(name, Get(self._key, 0, HEAD_MAX_BYTES + 1)) for name in wanted]
         for name, answer in zip(wanted, answers, strict=True):
             self._take(self.regions[name], answer)
 
@@ -271,7 +274,7 @@ def initialise_regions(tenant: str, origin: str, configuration: Configuration, r
     """
     key = object_key(tenant, HEAD_KEY)
     names = configuration.regions
-    answers = yield [RegionCall(name, Get(key)) for name in names]
+    answers = yield [RegionCall(name, Get(key, 0, HEAD_MAX_BYTES + 1)) for name in names]
     missing = []
     for name, answer in zip(names, answers, strict=True):
         if isinstance(answer, Absent):

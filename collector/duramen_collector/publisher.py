@@ -205,14 +205,8 @@ class Publisher:
                 self._succeeded(now_ns)
             case Repaired():
                 self._repair_failures.pop(outcome.region, None)
-            case Unavailable() if repairing is not None:
-                failures = self._repair_failures[repairing] = self._repair_failures.get(repairing, 0) + 1
-                self._repair_at_ns[repairing] = now_ns + _backoff_ns(failures)
             case Unavailable():
-                self._failures += 1
-                self._reason = outcome.reason
-                self._is_retry = self._state is PublisherState.HOLDING
-                self._not_before_ns = now_ns + _backoff_ns(self._failures)
+                self._failed(outcome.reason, repairing, now_ns)
             case SteppedDown():
                 self._is_promotion = False
                 self._other = outcome.ballot
@@ -227,6 +221,18 @@ class Publisher:
     def _enter(self, state: PublisherState, reason: str | None, code: str | None) -> None:
         self._state, self._reason, self._code = state, reason, code
         self._failures, self._is_retry, self._not_before_ns = 0, False, 0
+
+    def _failed(self, reason: str, repairing: str | None, now_ns: int) -> None:
+        if self._sequencer.ballot is None:
+            self._state = PublisherState.ACQUIRING
+        if repairing is not None:
+            failures = self._repair_failures[repairing] = self._repair_failures.get(repairing, 0) + 1
+            self._repair_at_ns[repairing] = now_ns + _backoff_ns(failures)
+            return
+        self._failures += 1
+        self._reason = reason
+        self._is_retry = self._state is PublisherState.HOLDING
+        self._not_before_ns = now_ns + _backoff_ns(self._failures)
 
     def _succeeded(self, not_before_ns: int) -> None:
         self._failures, self._is_retry, self._reason = 0, False, None

@@ -20,6 +20,8 @@ from duramen.names import Digest
 UUID_BYTES: Final = 16
 REGIONS_MAX: Final = 16
 HEAD_MAX_BYTES: Final = 16 * 1024
+COUNTER_MAX: Final = 2**53
+"""No log is acquired as often; a head beyond it is malformed, so that none can use up all numbers."""
 _REGION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SIZE_MAX: Final = 2**63 - 1
 
@@ -172,7 +174,7 @@ def _parse_configuration(value: canonical.Json) -> Configuration:
 
 def _parse_ballot(value: canonical.Json) -> Ballot:
     fields = canonical.Fields(value, "a ballot")
-    ballot = Ballot(fields.uint("counter", _SIZE_MAX), fields.hexed("uuid", UUID_BYTES))
+    ballot = Ballot(fields.uint("counter", COUNTER_MAX), fields.hexed("uuid", UUID_BYTES))
     fields.finish()
     return ballot
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from duramen.checkpoint import Checkpoint, LogSigner, open_checkpoint
+from duramen.envelope import ENVELOPE_BYTES
 from duramen.errors import FormatError, IntegrityError
 from duramen.frame import PACK_HEADER_BYTES, PackHeader, pack_key, parse_pack_header
-from duramen.limits import PACK_MAX_BYTES
+from duramen.limits import NOTE_MAX_BYTES, PACK_MAX_BYTES, STATEMENT_MAX_BYTES
 from duramen.merkle import leaf_hash
 from duramen.names import DIGEST_BYTES, DataKeyId, Digest
 from duramen.region import CHECKPOINT_KEY, ENVELOPES_PREFIX, envelope_key, kept_checkpoint_key
-from duramen.tiles import TilePath, parse_entries
+from duramen.tiles import TILE_WIDTH, TilePath, parse_entries
 from duramen_collector.heads import SWAP_ROUNDS, Region, RegionCall, Steps, object_key
 from duramen_collector.ledger import PendingPack, WrappedKey, open_pack
 from duramen_collector.outcome import StoppedError, UnavailableError
@@ -38,6 +39,7 @@ from duramen_collector.store.port import (
     Swap,
 )
 
+BUNDLE_MAX_BYTES: Final = TILE_WIDTH * (2 + STATEMENT_MAX_BYTES)
 BATCH_CALLS: Final = 256
 """Calls of one region that are under way together at most."""
 
@@ -166,10 +168,18 @@ class Replicas:
                 prefix = f"{ENVELOPES_PREFIX}{self._tenant}/{dek.hex()}/"
                 (listed,) = yield [RegionCall(name, List(prefix))]
                 keys = listed.keys if isinstance(listed, Listed) else ()
-                answers = (yield [RegionCall(name, Get(key)) for key in keys]) if keys else ()
+                answers = (
+                    (yield [RegionCall(name, Get(key, 0, ENVELOPE_BYTES + 1)) for key in keys])
+                    if keys
+                    else ()
+                )
                 for key, answer in zip(keys, answers, strict=True):
                     key_hash = _digest_or_none(key.removeprefix(prefix))
-                    if key_hash is not None and isinstance(answer, Found):
+                    if (
+                        key_hash is not None
+                        and isinstance(answer, Found)
+                        and len(answer.data) <= ENVELOPE_BYTES
+                    ):
                         found.setdefault((dek, key_hash), WrappedKey(dek, key_hash, answer.data))
         return list(found.values())
 
@@ -187,10 +197,10 @@ class Replicas:
 
     def fetch_tail(self, size: int, leaf_hashes: bytes, names: Iterable[str]) -> Steps[list[bytes] | None]:
         """The entries of the partial bundle of a log of ``size``, proven by its concatenated leaf hashes."""
-        path = TilePath(None, size // 256, size % 256)
+        path = TilePath(None, size // TILE_WIDTH, size % TILE_WIDTH)
         for name in names:
             for candidate in (path, path.full()):
-                (answer,) = yield [RegionCall(name, Get(self._key(candidate.path())))]
+                (answer,) = yield [RegionCall(name, Get(self._key(candidate.path()), 0, BUNDLE_MAX_BYTES))]
                 entries = _entries_or_none(answer, candidate.width)
                 if entries is not None and _hashes(entries[: path.width]) == leaf_hashes:
                     return entries[: path.width]
@@ -222,7 +232,9 @@ class Replicas:
         region's error and counts as none: it is replaced by the next publication.
         """
         wanted = list(names)
-        answers = yield [RegionCall(name, Get(self._key(CHECKPOINT_KEY))) for name in wanted]
+        answers = yield [
+            RegionCall(name, Get(self._key(CHECKPOINT_KEY), 0, NOTE_MAX_BYTES + 1)) for name in wanted
+        ]
         found = {}
         for name, answer in zip(wanted, answers, strict=True):
             region = self._regions[name]
@@ -243,7 +255,7 @@ class Replicas:
         key = self._key(CHECKPOINT_KEY)
         left, shown = list(names), []
         for _ in range(SWAP_ROUNDS):
-            answers = yield [RegionCall(name, Get(key)) for name in left]
+            answers = yield [RegionCall(name, Get(key, 0, NOTE_MAX_BYTES + 1)) for name in left]
             swaps = []
             for name, answer in zip(left, answers, strict=True):
                 region = self._regions[name]
@@ -257,12 +269,15 @@ class Replicas:
             if not swaps:
                 break
             answers = yield swaps
-            for swap, answer in zip(swaps, answers, strict=True):
-                if isinstance(answer, Stored):
-                    shown.append(swap.region)
+            shown += [
+                swap.region for swap, answer in zip(swaps, answers, strict=True) if isinstance(answer, Stored)
+            ]
             left = [swap.region for swap in swaps if swap.region not in shown]
             if not left:
                 break
+        for name in left:
+            if name not in shown and self._regions[name].error is None:
+                self._regions[name].error = "its checkpoint could not be replaced"
         return shown
 
     def keep_checkpoint(
@@ -337,7 +352,7 @@ class Replicas:
             pairs = [(name, item) for item in items[start : start + BATCH_CALLS] for name in good]
             if not pairs:
                 break
-            answers = yield [RegionCall(name, Get(item.key)) for name, item in pairs]
+            answers = yield [RegionCall(name, Get(item.key, 0, len(item.data) + 1)) for name, item in pairs]
             for (name, item), answer in zip(pairs, answers, strict=True):
                 if not isinstance(answer, Found) or answer.data != item.data:
                     self._regions[name].error = (

@@ -54,7 +54,7 @@ from duramen_collector.outcome import (
     Unavailable,
     UnavailableError,
 )
-from duramen_collector.register import UUID_BYTES, Accepted, Ballot, Value
+from duramen_collector.register import COUNTER_MAX, UUID_BYTES, Accepted, Ballot, Value
 from duramen_collector.replica import CheckpointSigner, Replicas
 
 __all__ = ["KEEP_CHECKPOINT_NS", "LogSettings", "RegionStatus", "Retention", "Sequencer"]
@@ -441,6 +441,11 @@ class Sequencer:
         return self._settings.fence
 
     def _draw_ballot(self, highest: Ballot) -> Ballot:
+        if highest.counter >= COUNTER_MAX:
+            raise StoppedError(
+                f"a head has promised the ballot {highest}, and there is none higher; find out who wrote it",
+                "sequencer_change",
+            )
         return Ballot(highest.counter + 1, self._random.draw(UUID_BYTES))
 
     def _choose(self, accepted: Sequence[Accepted]) -> Accepted | None:
@@ -461,9 +466,15 @@ class Sequencer:
         return self._ballot
 
     def _demand_own(self, position: Position) -> None:
-        """Step down when another sequencer that shares this database has gone on."""
+        """Step down when another sequencer that shares this database has gone on.
+
+        Under the own ballot it was this one, whose commit was reported as failed: the log is acquired again.
+        """
         if position.size != self.size:
+            is_own = self._ledger.last_ballot() == self._ballot
             self._ballot = None
+            if is_own:
+                raise UnavailableError("the database has moved on; the log has to be acquired again")
             raise SteppedDownError(
                 self._ledger.last_ballot(), "another sequencer of this database has published in the meantime"
             )

@@ -10,20 +10,22 @@ from duramen.checkpoint import LogSigner, open_checkpoint
 from duramen.errors import ConfigurationError, StorageError
 from duramen.frame import parse_pack
 from duramen.logreader import check_log
+from duramen.names import Digest
 from duramen.tiles import tile_paths_for
 from duramen_collector.heads import initialise_regions
 from duramen_collector.outcome import Acquired, Idle, Published, Repaired, SteppedDown, Stopped, Unavailable
-from duramen_collector.register import NO_BALLOT, parse_head
+from duramen_collector.register import NO_BALLOT, Accepted, Ballot, parse_head
 from duramen_collector.replica import TwoKeySigner
 from duramen_collector.schema import chains, entries, envelopes
 from duramen_collector.store.file_store import FileStore
-from duramen_collector.store.port import Create, Failed, Found, Get, List
+from duramen_collector.store.port import Create, Failed, Found, Get, List, Swap
 from tests.collector.region_lab import (
     ORIGIN,
     CountedRandom,
     MemoryStore,
     Site,
     TurnedClock,
+    block,
     blocks,
     dek_of,
     know_chain,
@@ -614,3 +616,152 @@ def test_wider_fence_survives_one_restored_region():
     stores["a"].objects, stores["c"].is_down = old, False
     other = Site(stores, name="forgetful", settings=settings(fence_extra=2))
     assert other.acquire(promote=True) == Acquired(other.sequencer.ballot, 3)
+
+
+# Who can write one region's head
+
+
+def test_last_ballot_there_is(stores, site):
+    """One region promised the highest number: no ballot is drawn above it, and its head can be set aside."""
+    head = head_of(stores["b"])
+    stores["b"].objects["acme/head"] = (replace(head, promised=Ballot(2**53, bytes(16))).encode(), "x", 0)
+    outcome = site.acquire(promote=True)
+    assert isinstance(outcome, Stopped)
+    del stores["b"].objects["acme/head"]
+    assert isinstance(site.acquire(promote=True), Acquired)
+
+
+def test_forged_value_that_does_not_fit(stores, site):
+    """A head names a log that its pack does not give, or that no pack leads to: nothing is adopted."""
+    site.land(blocks(3))
+    site.publish()
+    head = head_of(stores["b"])
+    value = head.accepted.value
+    for number, (forged, kind) in enumerate(
+        (
+            (replace(value, root=Digest(b"x" * 32)), Stopped),
+            (replace(value, size=9), Stopped),
+            (
+                replace(value, size=9, size_before=3, root_before=value.root, pack=Digest(b"p" * 32)),
+                Unavailable,
+            ),
+            (replace(value, size=9, size_before=5, pack=value.pack), Stopped),
+            (replace(value, size=2, root=Digest(b"x" * 32)), Stopped),
+        )
+    ):
+        ballot = Ballot(1000 * (number + 1), b"f" * 16)
+        data = replace(head, promised=ballot, accepted=Accepted(ballot, forged)).encode()
+        stores["b"].objects["acme/head"] = (data, "forged", 0)
+        site.restart()
+        assert isinstance(site.acquire(promote=True), kind), forged
+        assert site.ledger.position().size == 3
+    assert all(b"\n3\n" in store.objects["acme/checkpoint"][0] for store in stores.values())
+
+
+# Stores that fail at one thing
+
+
+class Picky(MemoryStore):
+    """Fails at calls of one kind whose key has one text in it."""
+
+    def __init__(self, kind, text):
+        super().__init__()
+        self.kind, self.text = kind, text
+
+    def perform(self, call):
+        if isinstance(call, self.kind) and self.text in getattr(call, "key", ""):
+            return Failed("picky")
+        return super().perform(call)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Create, "packs/"),
+        (Get, "packs/"),
+        (Create, "envelopes/"),
+        (Get, "envelopes/"),
+        (Swap, "/head"),
+        (Create, "tile/entries"),
+        (Create, "tile/0"),
+        (Get, "/checkpoint"),
+        (Swap, "/checkpoint"),
+    ],
+)
+def test_region_that_fails_at_one_thing(kind, text):
+    """Two others carry the log; the one is named, not counted, and whole once it works again."""
+    stores = {"a": MemoryStore(), "b": Picky(kind, "nothing"), "c": MemoryStore()}
+    initialise(stores)
+    site = Site(stores)
+    site.acquire()
+    stores["b"].text = text
+    for first in (1, 201):
+        site.land(blocks(200, first=first))
+        assert isinstance(site.publish(), Published)
+    assert site.sequencer.lagging() == ["b"]
+    assert {region.name: region.error for region in site.sequencer.status()}["b"]
+    assert isinstance(site.repair("b"), Unavailable)
+    site.restart()
+    assert isinstance(site.acquire(), Acquired)
+    stores["b"].text = "nothing"
+    assert site.repair("b") == Repaired("b", 400)
+    assert site.sequencer.lagging() == []
+    assert b"\n400\n" in stores["b"].objects["acme/checkpoint"][0]
+
+
+def test_commit_that_was_reported_as_failed(stores, site, monkeypatch):
+    """The database has the publication, and its caller was told that it failed: the log is acquired again."""
+    site.land(blocks(3))
+    record = site.ledger.record
+
+    def fail_after(*arguments):
+        record(*arguments)
+        raise StorageError("disk I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site.ledger, "record", fail_after)
+        assert isinstance(site.publish(), Unavailable)
+    assert isinstance(site.publish(), Unavailable)
+    assert site.sequencer.ballot is None
+    assert isinstance(site.acquire(), Acquired)
+    assert site.publish() == Idle()
+
+
+def test_fixed_pack_that_is_damaged(stores, site):
+    site.land(blocks(3))
+    site.ledger.next_pack(1000)
+    with site.connection.begin():
+        site.connection.exec_driver_sql("UPDATE sequencing SET pending_pack = x'00'")
+    assert isinstance(site.publish(), Stopped)
+
+
+def test_long_retention_of_packs_and_tiles(stores, site):
+    """A pack as its class says, full tiles as the longest class; partial tiles and registers not at all."""
+    site.land((block(b"c" * 32, seq, body=b"x", retention_class=1), b"x") for seq in range(1, 300))
+    site.publish()
+    now = site.clock.now_ns // 10**9
+    retained = {key: until for key, (_, _, until) in stores["a"].objects.items()}
+    assert {until for key, until in retained.items() if "/packs/" in key} == {now + 10}
+    assert retained["acme/tile/0/000"] == retained["acme/tile/entries/000"] == now + 5000
+    assert retained["acme/checkpoints/299"] == now + 5000
+    assert retained["acme/tile/0/001.p/43"] == retained["acme/head"] == retained["acme/checkpoint"] == 0
+
+
+def test_kept_checkpoints_are_hourly(stores, site):
+    for number in range(1, 5):
+        site.land(blocks(1, first=number))
+        site.publish()
+        site.clock.now_ns += 1600 * 10**9
+    kept = {key for key in stores["a"].objects if "/checkpoints/" in key}
+    assert kept == {"acme/checkpoints/1", "acme/checkpoints/4"}
+
+
+def test_partial_tiles_go_when_the_full_one_is_there(stores, site):
+    for first, count in ((1, 100), (101, 100), (201, 100)):
+        site.land(blocks(count, first=first))
+        site.publish()
+    assert {key for key in stores["a"].objects if ".p/" in key} == {
+        "acme/tile/0/001.p/44",
+        "acme/tile/entries/001.p/44",
+        "acme/tile/1/000.p/1",
+    }
