@@ -27,7 +27,6 @@ from duramen_collector.judgement import Judged
 from duramen_collector.ledger import Ledger
 from duramen_collector.logkeys import KeyRing
 from duramen_collector.publisher import Batch, Effect, Publisher
-from duramen_collector.receipts import build_receipt
 from duramen_collector.refusal import problem_of
 from duramen_collector.replica import TwoKeySigner
 from duramen_collector.sequencer import LogSettings, Sequencer
@@ -95,7 +94,6 @@ class SimCollector:
             pepper=Pepper(b"p" * 32),
             clock=self.clock,
             random=self.random,
-            build_receipt=build_receipt,
         )
         self._connection = writing_connection(self._engine)
         ledger = Ledger(self._connection, self._settings.tenant, pack_index(self._settings.tenant))
@@ -122,6 +120,11 @@ class SimCollector:
         """The running publisher."""
         assert self._publisher is not None
         return self._publisher
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls to regions are under way."""
+        return self.link.is_busy
 
     def _tick(self, generation: int) -> None:
         if generation == self._generation:

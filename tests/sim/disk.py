@@ -104,6 +104,8 @@ class SimDisk:
         self.open_files = 0
         self.process = 0
         """Counts the agent's processes: a dead one's handles write nothing any more."""
+        self.is_burying = False
+        """Whether a dead process's database is being closed, to free its memory."""
         self._numbers = itertools.count(100)
         self.vfs = SimVfs(self)
 
@@ -205,7 +207,9 @@ class SimVfs(apsw.VFS):
 
     def xDelete(self, filename: str, syncdir: bool) -> None:
         del syncdir
-        self._disk.on_write()  # only ever reached by the living: WAL files are deleted at a clean close
+        if self._disk.is_burying:
+            return
+        self._disk.on_write()
         self._disk.files.pop(filename.encode(), None)
 
     def xAccess(self, pathname: str, flags: int) -> bool:

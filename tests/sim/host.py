@@ -166,7 +166,7 @@ class SimHost:
                 lambda entries: self._observe_receipt(self, entries),
             )
             settings = ForwarderSettings(
-                self.configuration.collectors,
+                tuple(self.configuration.collectors),
                 self.configuration.heartbeat,
                 self.configuration.receipts.keep,
                 self._keys,
@@ -224,8 +224,10 @@ class SimHost:
         self._engine = None
         self._writes_left = None
         if self._spool is not None:
+            self.disk.is_burying = True
             with contextlib.suppress(DuramenError):
-                self._spool.close()  # of a dead process: it writes nothing
+                self._spool.close()
+            self.disk.is_burying = False
             self._spool = None
 
     def cut_power(self) -> None:

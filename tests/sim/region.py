@@ -84,22 +84,26 @@ class RegionLink:
         self.cut: set[str] = set()
         """Regions that this collector cannot reach."""
         self._epoch = 0
+        self.is_busy = False
+        """Whether a batch is under way."""
 
     def drop(self) -> None:
         """The process died: answers reach nobody."""
         self._epoch += 1
+        self.is_busy = False
 
     def perform(self, calls: Sequence[RegionCall], done: Callable[[list[Answer]], None]) -> None:
         """Perform ``calls``; ``done`` is called once, with answers in their order."""
         answers: list[Answer | None] = [None] * len(calls)
         epoch = self._epoch
+        self.is_busy = True
         finished = False
 
         def conclude() -> None:
             nonlocal finished
             if finished or epoch != self._epoch:
                 return
-            finished = True
+            finished, self.is_busy = True, False
             done([Failed("no answer in time") if answer is None else answer for answer in answers])
 
         def answered(index: int, answer: Answer) -> None:
