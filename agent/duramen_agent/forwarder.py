@@ -38,7 +38,7 @@ from duramen.api import (
     parse_progress_answer,
 )
 from duramen.checkpoint import LogKeys
-from duramen.errors import ConfigurationError
+from duramen.errors import ConfigurationError, StorageError
 from duramen.frame import FRAMES_MEDIA_TYPE, encode_frame
 from duramen.names import DataKeyId, Digest, Seq
 from duramen.policy import Policy
@@ -114,7 +114,11 @@ class Forwarder:
         self._more = True
 
     def on_response(self, response: HttpResponse, now_wall_ns: int, now_monotonic_ns: int) -> None:
-        """An answer came; one to a request that was given up has no effect."""
+        """An answer came; one to a request that was given up has no effect.
+
+        StorageError when the spool could not keep what it says; everything is then asked for again, after a
+        pause: a disk that stays full must not make that as fast as the collector answers.
+        """
         flight = self._flights.land(response.request_id)
         if flight is None or (flight.lane is not Lane.PROBE and flight.contact is not self._contact):
             return
@@ -122,6 +126,10 @@ class Forwarder:
             flight.handler(flight, response, now_wall_ns, now_monotonic_ns)
         except RefusalError as error:
             self._on_refusal(flight, error, now_monotonic_ns)
+        except StorageError:
+            flight.contact.hold_ns = max(flight.contact.hold_ns, now_monotonic_ns + RESUME_PAUSE_NS)
+            self._receipts.none_yet(now_monotonic_ns)
+            raise
         else:
             self._forgive(flight)
 

@@ -78,6 +78,7 @@ class SimHost:
         self._observe_receipt = observe_receipt
         self._engine: Engine | None = None
         self._spool: Spool | None = None
+        self._alarms = 0
         self._lines = 0
         self._rotations = 0
         self._wanted = True
@@ -199,13 +200,15 @@ class SimHost:
         if effects.stopped:
             self.kill()
         elif effects.deadline_ns is not None:
-            process = self.disk.process
+            self._alarms += 1
+            alarm = self._alarms
             self._timeline.after(
-                effects.deadline_ns - self.clock.monotonic_ns(), lambda: self._step_of(process)
+                effects.deadline_ns - self.clock.monotonic_ns(), lambda: self._step_at(alarm)
             )
 
-    def _step_of(self, process: int) -> None:
-        if process == self.disk.process:
+    def _step_at(self, alarm: int) -> None:
+        """Only the latest deadline counts, and none of a dead process."""
+        if alarm == self._alarms:
             self.step()
 
     def receive(self, process: int, outcome: HttpResponse | HttpFailure) -> None:
@@ -221,6 +224,7 @@ class SimHost:
     def kill(self) -> None:
         """kill -9: what the kernel has stays, the process is gone."""
         self.disk.process += 1
+        self._alarms += 1
         self._engine = None
         self._writes_left = None
         if self._spool is not None:

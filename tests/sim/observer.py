@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
 
 from duramen import canonical
@@ -23,6 +23,11 @@ from duramen.verdict import Severity
 from duramen_collector.regionreader import StoreReader
 from tests.sim.host import SimHost
 from tests.sim.region import SimStore
+
+
+WINDOW_NS = 30 * 10**9
+REQUESTS_MAX = 300
+"""Of one agent within the window; a burst of lines costs some requests a second."""
 
 
 class Violation(AssertionError):
@@ -50,6 +55,7 @@ class Observer:
         self._data_keys: dict[DataKeyId, bytes] = {}
         self._signed: dict[int, bytes] = {}
         self._shown: dict[str, int] = dict.fromkeys(stores, 0)
+        self._requests: dict[str, deque[int]] = defaultdict(deque)
         self.receipts = 0
         for name, store in stores.items():
             store.on_write = lambda key, data, name=name: self._written(name, key, data)  # type: ignore[misc]  # mypy: default arguments of lambdas
@@ -81,6 +87,14 @@ class Observer:
                 f"{host.name} has a receipt for block {block.header.seq}, which lies in {sorted(regions)} only",
             )
             self.receipts += 1
+
+    def request(self, host: SimHost, now_ns: int) -> None:
+        """An agent asks a collector something: however bad the day, it never does so without pause."""
+        recent = self._requests[host.name]
+        recent.append(now_ns)
+        while recent[0] < now_ns - WINDOW_NS:
+            recent.popleft()
+        hold(len(recent) <= REQUESTS_MAX, f"{host.name} made {len(recent)} requests within {WINDOW_NS // 10**9} s")
 
     def _readers(self, block: Block) -> list[bytes]:
         return [key for key, _ in parse_key_list(self._bodies[block.hash]).envelopes]

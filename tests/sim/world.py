@@ -168,6 +168,7 @@ class World:
 
     def _send(self, host: SimHost, request: HttpRequest) -> None:
         rng, process = self.rng, host.disk.process
+        self.observer.request(host, self.timeline.now_ns)
         name = request.collector.removeprefix("https://")
         collector = next(item for item in self.collectors if item.name == name)
 

@@ -1,0 +1,99 @@
+"""`make sim`: worlds from new seeds for as long as it is told, in every core, or one seed again.
+
+``python tests/sim/sim.py --seconds 60`` prints how many simulated hours a minute were lived and which faults were met; a seed that
+fails is printed with its faults and the command that lives it again. Exit 1 when one failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.sim.world import SETTLE_NS, World
+
+MINUTES = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What became of one seed."""
+
+    seed: int
+    error: str
+    """Empty when every promise held."""
+    trace: tuple[str, ...]
+    covered: Counter[str]
+    cpu_seconds: float
+
+
+def live(seed: int) -> Life:
+    """Live one world."""
+    begun = time.process_time()
+    world = World(seed, minutes=MINUTES)
+    error = ""
+    try:
+        world.run()
+    except Exception as problem:
+        where = traceback.extract_tb(problem.__traceback__)[-1]
+        error = f"{type(problem).__name__}: {problem} ({where.name}, line {where.lineno})"
+    finally:
+        world.close()
+    return Life(seed, error, tuple(world.trace), world.covered, time.process_time() - begun)
+
+
+def seeds_until(end: float, first: int) -> Iterator[int]:
+    """Seeds, one after the other, until the time is over."""
+    while time.monotonic() < end:
+        yield first
+        first += 1
+
+
+def report(life: Life) -> None:
+    """Say what is needed to live it again."""
+    print(f"\nseed {life.seed}: {life.error}")
+    for line in life.trace:
+        print(f"  {line}")
+    print(f"again: PYTHONPATH=. python tests/sim/sim.py --seed {life.seed}", flush=True)
+
+
+def main() -> int:
+    """Live worlds; 1 when a promise was broken in one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60, help="for how long (default 60)")
+    parser.add_argument("--seed", type=int, help="this seed only")
+    parser.add_argument("--first", type=int, help="the first of the seeds (default: drawn from the clock)")
+    arguments = parser.parse_args()
+    if arguments.seed is not None:
+        life = live(arguments.seed)
+        report(life)
+        return 1 if life.error else 0
+    first = arguments.first if arguments.first is not None else time.time_ns() // 10**6 % 10**9 * 1000
+    begun = time.monotonic()
+    covered: Counter[str] = Counter()
+    lives = failed = 0
+    with multiprocessing.Pool(os.cpu_count()) as pool:
+        for life in pool.imap_unordered(live, seeds_until(begun + arguments.seconds, first)):
+            lives += 1
+            covered += life.covered
+            if life.error:
+                failed += 1
+                report(life)
+            if time.monotonic() > begun + arguments.seconds:
+                break
+    minutes = (time.monotonic() - begun) / 60
+    hours = lives * (MINUTES / 60 + SETTLE_NS / 3600e9)
+    print(f"{lives} seeds from {first} on, {hours:.1f} simulated hours, {hours / minutes:.0f} a minute; {failed} failed")
+    for what, count in sorted(covered.items()):
+        print(f"  {count:6d}  {what}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
