@@ -31,7 +31,7 @@ from duramen_collector.regionreader import StoreReader
 from duramen_collector.repair import repair_region
 from duramen_collector.sequencer import Retention
 from duramen_collector.statedir import StateDirectory
-from duramen_collector.store import open_store
+from duramen_collector.store.opening import open_store
 from duramen_collector.store.port import ObjectStore
 from duramen_collector.tenancy import Tenant, demand_tenant, list_tenants
 from duramen_collector.verification import VerificationReport, run_verification

@@ -32,7 +32,7 @@ from duramen_collector.register import Configuration as RegionConfiguration
 from duramen_collector.replica import TwoKeySigner
 from duramen_collector.sequencer import LogSettings, Retention, Sequencer
 from duramen_collector.service import Service
-from duramen_collector.store import open_store
+from duramen_collector.store.opening import open_store
 from duramen_collector.store.port import Answer, ObjectStore
 from duramen_collector.tenancy import Tenant, list_tenants
 from duramen_collector.writer import Writer

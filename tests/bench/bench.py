@@ -1,8 +1,9 @@
-"""`make bench`: what Duramen costs, as whole processes, and as ratios to plain work on the same machine in the same run.
+"""`make bench`: what Duramen costs, as whole processes, and as ratios to plain work on the same machine in
+the same run.
 
-Machines are shared and noisy, so absolute seconds say little: the reference is a plain Python process that reads the
-same bytes, splits lines, hashes each with SHA-256 and compresses, and does nothing else. Each measurement has a goal,
-which is reported, and a loose floor: the run fails only below the floor.
+Machines are shared and noisy, so absolute seconds say little: the reference is a plain Python process that
+reads the same bytes, splits lines, hashes each with SHA-256 and compresses, and does nothing else. Each
+measurement has a goal, which is reported, and a loose floor: the run fails only below the floor.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ SAMPLE = HERE.parent / "demo" / "sample.log"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One line of the report. ``floor`` fails the run; whether more or less is better, ``wants_more`` says."""
+    """One line of the report.
+
+    ``floor`` fails the run; whether more or less is better, ``wants_more`` says.
+    """
 
     name: str
     value: float
@@ -46,7 +50,11 @@ class Measured:
 
     def __str__(self) -> str:
         sign = "≥" if self.wants_more else "≤"
-        goal = "" if self.goal is None else f"  goal {sign} {self.goal:,g}{'' if self.holds(self.goal) else '  MISSED'}"
+        goal = (
+            ""
+            if self.goal is None
+            else f"  goal {sign} {self.goal:,g}{'' if self.holds(self.goal) else '  MISSED'}"
+        )
         return f"{self.name:<58} {self.value:>12,.2f} {self.unit:<14}{goal}"
 
 
@@ -106,7 +114,14 @@ def throughput(fleet: Fleet, agent: Agent, size: int) -> Iterator[Measured]:
     yield Measured("agent: CPU, ratio to reading, hashing and compressing", spent / reference, "x", 4, 12)
     yield Measured("agent: wall", wall, "s")
     yield Measured("agent: peak memory", peak_mib(agent.process.pid), "MiB", 112, 200)
-    yield Measured("collector: lines per CPU second", lines / cpu_seconds(collector), "lines/s", 400_000, 50_000, wants_more=True)
+    yield Measured(
+        "collector: lines per CPU second",
+        lines / cpu_seconds(collector),
+        "lines/s",
+        400_000,
+        50_000,
+        wants_more=True,
+    )
     yield Measured("collector: peak memory", peak_mib(fleet.collector.pid), "MiB", None, 600)
     stored = sum(file.stat().st_size for file in fleet.region("eu").rglob("*") if file.is_file())
     yield Measured("stored in one region, share of the raw bytes", stored / total, "x")

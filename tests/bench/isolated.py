@@ -1,4 +1,7 @@
-"""One line after a silence: how long the engine takes until block, position and seed are synced to the real disk."""
+"""One line after a silence.
+
+How long the engine takes until block, position and seed are synced to the real disk.
+"""
 
 from __future__ import annotations
 

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from duramen.errors import ConfigurationError, UsageError
-from duramen_collector.store import file_store, open_store
+from duramen_collector.store import file_store
 from duramen_collector.store.file_store import FileStore
+from duramen_collector.store.opening import open_store
 from duramen_collector.store.port import (
     Absent,
     Create,

@@ -68,8 +68,8 @@ class Demo:
             status = agent.status()
             head, forward = status["head"], status["forward"]
             say(
-                f"{agent.name}: {head['records']:,} records in {head['seq'] + 1} blocks, receipts up to block "
-                f"{forward['published_seq']}, {status['process']['rss_bytes'] / 2**20:.0f} MiB"
+                f"{agent.name}: {head['records']:,} records in {head['seq'] + 1} blocks, receipts up to "
+                f"block {forward['published_seq']}, {status['process']['rss_bytes'] / 2**20:.0f} MiB"
             )
 
     def kill_agent(self) -> None:
@@ -192,9 +192,7 @@ class Demo:
             b"".join(live) == written, "host-3's lines are the writer's ledger: nothing lost, nothing twice"
         )
         lines = written.count(b"\n")
-        say(
-            f"host-3: {lines:,} lines in {len(live)} rotated files, through 3 kills and an outage: 0 lost, 0 twice"
-        )
+        say(f"host-3: {lines:,} lines in {len(live)} rotated files, 3 kills, an outage: 0 lost, 0 twice")
 
     def _lines_written(self) -> int:
         return self.ledger.read_bytes().count(b"\n")
@@ -262,7 +260,8 @@ def main() -> int:
     root = Path(tempfile.mkdtemp(prefix="duramen-demo-"))
     demo = Demo(root)
     steps: list[Callable[[], None]] = [
-        demo.set_up, demo.seal, demo.kill_agent, demo.stop_collector, demo.prove_lines, demo.flip_byte, demo.restore,
+        demo.set_up, demo.seal, demo.kill_agent, demo.stop_collector,
+        demo.prove_lines, demo.flip_byte, demo.restore,
     ]  # fmt: skip
     print(f"Duramen demonstration in {root}", flush=True)
     begun = time.monotonic()

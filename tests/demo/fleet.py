@@ -1,4 +1,4 @@
-"""A collector with two regions, and agents, as real processes with the installed commands, below one directory."""
+"""A collector with two regions, and agents: real processes of the installed commands, in one directory."""
 
 from __future__ import annotations
 
@@ -154,7 +154,8 @@ class Fleet:
         regions = [part for name in REGIONS for part in ("--region", f"{name}=file://{self.region(name)}")]
         run(
             "duramen-collector", "init", "--config", self.config, "--name", "logs.example.com",
-            "--listen", f"127.0.0.1:{self.port}", "--state-dir", self.root / "collector", *regions, "--copies", "2",
+            "--listen", f"127.0.0.1:{self.port}", "--state-dir", self.root / "collector",
+            *regions, "--copies", "2",
         )  # fmt: skip
         self.config.write_text(self.config.read_text().replace("interval: 10s", "interval: 1s"))
         run("duramen-collector", "tenant", "create", "--config", self.config, TENANT)

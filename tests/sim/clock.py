@@ -1,4 +1,7 @@
-"""Simulated time and randomness: one queue of events, clocks that can be wrong, bytes that follow from a seed."""
+"""Simulated time and randomness.
+
+One queue of events, clocks that can be wrong, bytes that follow from a seed.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ START_NS = 1_800_000_000 * SECOND
 
 
 class Timeline:
-    """What happens when. Everything in a simulation is a call at an instant; ties go in the order of asking."""
+    """What happens when.
+
+    Everything in a simulation is a call at an instant; ties go in the order of asking.
+    """
 
     def __init__(self) -> None:
         self.now_ns = 0
@@ -35,7 +41,10 @@ class Timeline:
 
 @dataclass
 class SimClock:
-    """One machine's clock (duramen.ports.Clock): its wall clock may be off, and jump; a boot restarts the other."""
+    """One machine's clock (duramen.ports.Clock): its wall clock may be off, and jump.
+
+    A boot restarts the other.
+    """
 
     timeline: Timeline
     offset_ns: int = 0

@@ -206,7 +206,5 @@ class SimCollector:
         if judged.problem is not None:
             return 0, judged.problem
         with reading(self._engine) as connection:
-            answer = self.service.progress(
-                connection, peer, chain, first, seen, want=judged.want, beat=beat
-            )
+            answer = self.service.progress(connection, peer, chain, first, seen, want=judged.want, beat=beat)
         return 200, answer.encode()

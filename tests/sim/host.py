@@ -1,4 +1,7 @@
-"""A host: applications that write and rotate logs, and an agent process with the real engine, spool and forwarder."""
+"""A host.
+
+Applications that write and rotate logs, and an agent process with the real engine, spool and forwarder.
+"""
 
 from __future__ import annotations
 

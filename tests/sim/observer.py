@@ -1,4 +1,7 @@
-"""What must hold at every moment, and what must be true at the end: seen from outside, with everything in view."""
+"""What must hold at every moment, and what must be true at the end.
+
+Seen from outside, with everything in view.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,14 @@ from duramen.datakey import DataKeyRatchet, data_key_id
 from duramen.envelope import ENVELOPE_BYTES, KEM_ID, EnvelopeContext, Recipient, parse_key_list
 from duramen.frame import parse_pack
 from duramen.merkle import CompactRange, leaf_hash
-from duramen.names import ChainId, DataKeyId
-from duramen.region import CHECKPOINT_KEY, ENVELOPES_PREFIX, PACKS_PREFIX, envelope_key
+from duramen.names import ChainId, DataKeyId, Digest
+from duramen.region import CHECKPOINT_KEY, PACKS_PREFIX, envelope_key
 from duramen.statement import Block, BlockKind, parse_statement
 from duramen.tiles import TILE_WIDTH, TilePath, parse_entries
 from duramen.verdict import Severity
 from duramen_collector.regionreader import StoreReader
 from tests.sim.host import SimHost
 from tests.sim.region import SimStore
-
 
 WINDOW_NS = 30 * 10**9
 REQUESTS_MAX = 300
@@ -63,7 +65,10 @@ class Observer:
     # What the parts tell
 
     def wrap(self, dek: bytes, recipient: Recipient, context: EnvelopeContext) -> bytes:
-        """Stands for HPKE (its randomness is its own): the same length and form, and the observer keeps the key."""
+        """Stands for HPKE (its randomness is its own).
+
+        The same length and form, and the observer keeps the key.
+        """
         self._data_keys[data_key_id(dek)] = dek
         sealed = hashlib.shake_256(dek + context.info(recipient.key_hash)).digest(ENVELOPE_BYTES - 2)
         return KEM_ID.to_bytes(2, "big") + sealed
@@ -84,7 +89,7 @@ class Observer:
                 regions = {name for name in regions if all(key in self._stores[name].objects for key in keys)}
             hold(
                 len(regions) >= self._copies,
-                f"{host.name} has a receipt for block {block.header.seq}, which lies in {sorted(regions)} only",
+                f"{host.name} has a receipt for block {block.header.seq}, only in {sorted(regions)}",
             )
             self.receipts += 1
 
@@ -94,9 +99,12 @@ class Observer:
         recent.append(now_ns)
         while recent[0] < now_ns - WINDOW_NS:
             recent.popleft()
-        hold(len(recent) <= REQUESTS_MAX, f"{host.name} made {len(recent)} requests within {WINDOW_NS // 10**9} s")
+        hold(
+            len(recent) <= REQUESTS_MAX,
+            f"{host.name} asks without pause: {len(recent)} requests",
+        )
 
-    def _readers(self, block: Block) -> list[bytes]:
+    def _readers(self, block: Block) -> list[Digest]:
         return [key for key, _ in parse_key_list(self._bodies[block.hash]).envelopes]
 
     def _written(self, name: str, key: str, data: bytes) -> None:
@@ -118,7 +126,9 @@ class Observer:
         sizes = {}
         for name, store in self._stores.items():
             reader = StoreReader(name, store)
-            report = audit_region(reader, self._tenant, self._keys, AuditOptions(depth=Depth.BODIES, region=name))
+            report = audit_region(
+                reader, self._tenant, self._keys, AuditOptions(depth=Depth.BODIES, region=name)
+            )
             failures = [finding for finding in report.findings if finding.severity is not Severity.NOTE]
             hold(not failures, f"a false alarm in {name}: {failures[:3]}")
             data = store.objects[f"{self._tenant}/{CHECKPOINT_KEY}"][0]
@@ -176,11 +186,15 @@ class Observer:
             for run, _, raw in open_body(block.header, self._bodies[block.hash], key).runs:
                 if run.stream == EVENT_STREAM:
                     event = canonical.decode(raw.splitlines()[0], "an event")
-                    hold(b"lost" not in raw and b"truncated" not in raw, f"{host.name} reports a loss: {event}")
+                    hold(
+                        b"lost" not in raw and b"truncated" not in raw, f"{host.name} reports a loss: {event}"
+                    )
                     continue
-                inode = int(run.file.split("-")[1], 16)
-                hold(run.offset == len(sealed[inode]), f"{host.name}: a hole or a repetition at {run.offset}")
-                sealed[inode] += raw
+                number = int(run.file.split("-")[1], 16)
+                hold(
+                    run.offset == len(sealed[number]), f"{host.name}: a hole or a repetition at {run.offset}"
+                )
+                sealed[number] += raw
         for inode in host.files:
             written = bytes(inode.data)
             found = sealed.get(inode.number, b"")

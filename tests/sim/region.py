@@ -1,4 +1,7 @@
-"""Regions in memory, and the way to them: calls are late, lost, or done although the caller was told otherwise."""
+"""Regions in memory, and the way to them.
+
+Calls are late, lost, or done although the caller was told otherwise.
+"""
 
 from __future__ import annotations
 

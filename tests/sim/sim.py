@@ -1,7 +1,8 @@
 """`make sim`: worlds from new seeds for as long as it is told, in every core, or one seed again.
 
-``python tests/sim/sim.py --seconds 60`` prints how many simulated hours a minute were lived and which faults were met; a seed that
-fails is printed with its faults and the command that lives it again. Exit 1 when one failed.
+``python tests/sim/sim.py --seconds 60`` prints how many simulated hours a minute were lived and which
+faults were met; a seed that fails is printed with its faults and the command that lives it again. Exit 1
+when one failed.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def main() -> int:
                 break
     minutes = (time.monotonic() - begun) / 60
     hours = lives * (MINUTES / 60 + SETTLE_NS / 3600e9)
-    print(f"{lives} seeds from {first} on, {hours:.1f} simulated hours, {hours / minutes:.0f} a minute; {failed} failed")
+    print(f"{lives} seeds from {first} on: {failed} failed")
+    print(f"{hours:.1f} simulated hours, {hours / minutes:.0f} a minute")
     for what, count in sorted(covered.items()):
         print(f"  {count:6d}  {what}")
     return 1 if failed else 0

@@ -1,12 +1,14 @@
 """One simulated world from one seed: hosts, collectors, regions, faults, and an observer of it all.
 
-For ten minutes applications write and rotate while things go wrong; then everything is mended, time passes, and the observer demands
-that nothing was lost. Randomness that decides anything comes from the seed. What is not deterministic (ML-DSA signatures and the
-authority's certificates, whose libraries draw their own) decides nothing but bytes.
+For ten minutes applications write and rotate while things go wrong; then everything is mended, time passes,
+and the observer demands that nothing was lost. Randomness that decides anything comes from the seed. What
+is not deterministic (ML-DSA signatures and the authority's certificates, whose libraries draw their own)
+decides nothing but bytes.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 import tempfile
 from collections import Counter
@@ -123,7 +125,9 @@ class World:
         first = self.collectors[0]
         first.start()
         with writing(self._engine) as connection:
-            create_tenant(connection, self._keys.load(TENANT, ""), TENANT, public=False, now_ns=clock.wall_ns())
+            create_tenant(
+                connection, self._keys.load(TENANT, ""), TENANT, public=False, now_ns=clock.wall_ns()
+            )
         for host in self.hosts:
             genesis = host.enrol()
             with writing(self._engine) as connection:
@@ -203,12 +207,12 @@ class World:
         store = self.stores[self.rng.choice(sorted(self.stores))]
         faults: list[Callable[[SimHost, SimCollector, SimStore], str]] = [
             self._kill_agent, self._kill_agent_at_write, self._cut_power, self._stop_agent, self._fill_disk,
-            self._partition, self._lose_messages, self._kill_collector, self._fail_over, self._take_region_down,
-            self._cut_region, self._make_region_lossy, self._jump_clock, self._slow_region,
+            self._partition, self._lose_messages, self._kill_collector, self._fail_over,
+            self._take_region_down, self._cut_region, self._make_region_lossy, self._jump_clock, self._slow_region,
         ]  # fmt: skip
         what = self.rng.choice(faults)
         state = "publishing" if collector.is_running and collector.is_busy else "idle"
-        self.covered[f"{what.__name__.strip('_')} × {state}"] += 1
+        self.covered[f"{what.__name__.strip('_')} while {state}"] += 1
         self.trace.append(f"{self.timeline.now_ns / SECOND:9.3f} {what(host, collector, store)}")
 
     def _for_a_while(self, undo: Callable[[], None], longest_s: int = 90) -> None:
@@ -313,27 +317,16 @@ class World:
             host.start()
 
 
-_authority: Authority | None = None
-_request: str | None = None
-
-
+@functools.cache
 def shared_authority() -> Authority:
     """One certificate authority for all worlds: making one takes longer than a simulated minute."""
-    global _authority
-    if _authority is None:
-        pair = create_authority(NAME, START_NS, SimRandom("authority"))
-        _authority = Authority(pair)
-    return _authority
+    return Authority(create_authority(NAME, START_NS, SimRandom("authority")))
 
 
+@functools.cache
 def signing_request() -> str:
     """A certificate signing request of one fixed key."""
-    global _request
-    if _request is None:
-        key = ec.derive_private_key(7, ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "host")])
-        made = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-        _request = made.public_bytes(serialization.Encoding.PEM).decode()
-    return _request
-
-
+    key = ec.derive_private_key(7, ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "host")])
+    made = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM).decode()

@@ -235,8 +235,7 @@ class FileStore:
         return Stored("")
 
     def supersede(self, key: str, data: bytes, retain_until_s: int | None) -> None:
-        """Put ``data`` in the place of a damaged object, whatever its retention, and keep the damaged one
-        aside.
+        """Put ``data`` in a damaged object's place, whatever its retention; keep the damaged one aside.
 
         For repair alone; not of the port. What was there stays below ``.damaged/`` under its key and its
         SHA-256, linked there before the new file is renamed over it: a crash leaves either of them under
