@@ -352,9 +352,8 @@ def _name_good_copies(
             and (result.name, finding.key) not in damaged
             and _exists(result.name, stores[result.name], finding.key)
         ]
-        if good:
-            finding = replace(finding, detail=f"{finding.detail}; a good copy is in {', '.join(good)}")  # noqa: PLW2901
-        named.append(finding)
+        where = f"; a good copy is in {', '.join(good)}" if good else ""
+        named.append(replace(finding, detail=finding.detail + where))
     return named
 
 

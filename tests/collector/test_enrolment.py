@@ -298,7 +298,7 @@ def test_api_tokens(site: Any) -> None:
     assert not principal.may("viewer", "beta")
     for now_ns in (9, 110):
         with pytest.raises(Refused):
-            site.read(lambda connection: authenticate(connection, site.pepper, f"Bearer {token}", now_ns))  # noqa: B023
+            site.read(lambda connection: authenticate(connection, site.pepper, f"Bearer {token}", now_ns))  # noqa: B023  # the lambda is called before the loop goes on
     site.write(lambda connection: revoke_token(connection, record.token_id, 60))
     site.write(lambda connection: revoke_token(connection, record.token_id, 70))
     assert site.read(list_tokens)[0].revoked_ns == 60

@@ -303,7 +303,7 @@ def test_foreign_chains_and_identities_are_refused_alike(site: Site) -> None:
         (AgentIdentity("beta", agent.agent), agent.chain),
     ):
         with pytest.raises(Refused) as caught:
-            site.write(lambda connection: site.service.receive(connection, peer, chain, uploads))  # noqa: B023
+            site.write(lambda connection: site.service.receive(connection, peer, chain, uploads))  # noqa: B023  # the lambda is called before the loop goes on
         assert (caught.value.problem.status, caught.value.problem.code) == (403, "not_enrolled")
         details.add(caught.value.problem)
     assert len(details) == 1

@@ -129,7 +129,7 @@ def test_a_damaged_pack_is_read_from_the_other_region(site: Any, regions: Region
 def test_proofs(site: Any, regions: Regions, agent: Any) -> None:
     keys = site.keys.log.keys()
     for item in agent.blocks[:5]:
-        answer = site.read(lambda connection: prove_inclusion(connection, "acme", item.block.hash))  # noqa: B023
+        answer = site.read(lambda connection: prove_inclusion(connection, "acme", item.block.hash))  # noqa: B023  # the lambda is called before the loop goes on
         root = open_checkpoint(answer.checkpoint.encode(), keys).checkpoint.root
         hashes = [bytes.fromhex(text) for text in answer.hashes]
         verify_inclusion(leaf_hash(item.block.entry), answer.leaf, answer.size, hashes, root)
@@ -145,7 +145,7 @@ def test_proofs(site: Any, regions: Regions, agent: Any) -> None:
     )
     for size in (0, proof.size + 1):
         with pytest.raises(UsageError):
-            site.read(lambda connection: prove_consistency(connection, "acme", size))  # noqa: B023
+            site.read(lambda connection: prove_consistency(connection, "acme", size))  # noqa: B023  # the lambda is called before the loop goes on
     with pytest.raises(Refused):
         site.read(lambda connection: prove_consistency(connection, "beta", 1))
 

@@ -129,7 +129,7 @@ class LogBuilder:
 
     def notice(self, type_: str, seed: bytes | None = None, **fields: object) -> Notice:
         seed = seed or self.notice_seed
-        header = encode_notice(type_, self.tick(), public_from_seed(seed), fields)  # type: ignore[arg-type]
+        header = encode_notice(type_, self.tick(), public_from_seed(seed), fields)  # type: ignore[arg-type]  # fields of a test are wider than JSON
         statement = parse_statement(header + sign(seed, notice_message(header)))
         assert isinstance(statement, Notice)
         self.add(statement)
@@ -260,7 +260,7 @@ class AgentBuilder:
                 "prev": self.state.head,
                 "start": self.state.records,
             }
-        return BlockHeader(**{**values, **fields})  # type: ignore[arg-type]
+        return BlockHeader(**{**values, **fields})  # type: ignore[arg-type]  # fields by name
 
     def _sign(self, header: BlockHeader) -> Block:
         data = header.encode()

@@ -208,7 +208,8 @@ class World:
         faults: list[Callable[[SimHost, SimCollector, SimStore], str]] = [
             self._kill_agent, self._kill_agent_at_write, self._cut_power, self._stop_agent, self._fill_disk,
             self._partition, self._lose_messages, self._kill_collector, self._fail_over,
-            self._take_region_down, self._cut_region, self._make_region_lossy, self._jump_clock, self._slow_region,
+            self._take_region_down, self._cut_region,
+            self._make_region_lossy, self._jump_clock, self._slow_region,
         ]  # fmt: skip
         what = self.rng.choice(faults)
         state = "publishing" if collector.is_running and collector.is_busy else "idle"
