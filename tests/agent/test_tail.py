@@ -362,7 +362,11 @@ def test_a_thousand_files_that_end_at_once_become_several_blocks(tmp_path: Path)
     host = Host(tmp_path, disk)
     deep = os.fsencode(host.logs) + b"/" + b"\x01" * 3000
     host.settings["sources"] = [
-        {"stream": "app", "paths": [os.fsdecode(deep) + "*"], "labels": {f"k{i}": "\x01" * 1024 for i in range(20)}}
+        {
+            "stream": "app",
+            "paths": [os.fsdecode(deep) + "*"],
+            "labels": {f"k{i}": "\x01" * 1024 for i in range(20)},
+        }
     ]
     inodes = [disk.create(deep + b"%d" % i) for i in range(300)]
     for inode in inodes:
