@@ -166,6 +166,7 @@ CHILD = textwrap.dedent(
 )
 
 
+@pytest.mark.process
 def test_a_process_that_is_killed_again_and_again(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     paths = os.pathsep.join(str(root / name) for name in (".", "core", "agent"))
