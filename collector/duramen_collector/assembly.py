@@ -52,7 +52,7 @@ def assemble(configuration: Configuration, clock: Clock, random: Random) -> Coll
     front = Front(service, writer, engine)
     stores = open_stores(configuration)
     verifications = Verifications(engine, stores, log_keys, configuration.verification, clock, random)
-    routers = people_routes(front, stores, lambda: publication.statuses, verifications)
+    routers = people_routes(front, stores, publication.statuses, verifications)
     return Collector(engine, writer, publication, verifications, create_app(front, routers))
 
 

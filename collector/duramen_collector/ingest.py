@@ -28,7 +28,7 @@ from duramen.chain import ChainState, advance, check_body
 from duramen.envelope import parse_key_list
 from duramen.errors import DuramenError, FormatError, IntegrityError, LimitError
 from duramen.frame import parse_frames
-from duramen.names import DataKeyId, Digest
+from duramen.names import ChainId, DataKeyId, Digest
 from duramen.statement import Block, BlockKind, verify_block
 from duramen_collector.chainstate import StoredChain, accepted_hash, demand_storable, update_chain
 from duramen_collector.forks import SIGNATURE_UNCHECKED, SIGNATURE_VALID, record_fork, signing_key
@@ -43,6 +43,9 @@ MAX_BLOCKS: Final = 4096
 """Blocks in one request."""
 MAX_KEYS_IN_FORCE: Final = 1024
 """Pairs of shred group and retention class that one chain may use at a time."""
+
+MAX_KEYS_WAITING: Final = 64
+"""Data keys of one chain whose envelopes are here and whose keys blocks are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,8 @@ def receive_envelopes(
         raise refuse(
             409, "conflict", "a keys block commits to other envelopes than these; make a new data key"
         )
+    if not present:
+        _demand_room(connection, stored.state.chain)
     connection.execute(envelopes.delete().where(*_of(stored.state, dek)))
     rows = [
         {
@@ -210,6 +215,16 @@ def _record_block_fork(
         now_ns=now_ns,
     )
     return forked(state, forked_at)
+
+
+def _demand_room(connection: sa.Connection, chain: ChainId) -> None:
+    waiting = sa.select(sa.func.count(envelopes.c.dek.distinct())).where(
+        envelopes.c.chain == chain, envelopes.c.keys_seq.is_(None)
+    )
+    if connection.execute(waiting).scalar_one() >= MAX_KEYS_WAITING:
+        raise LimitError(
+            f"envelopes of {MAX_KEYS_WAITING} data keys wait for their keys blocks; send those before more"
+        )
 
 
 def _of(state: ChainState, dek: DataKeyId) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:

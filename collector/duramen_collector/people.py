@@ -33,6 +33,9 @@ from duramen_collector.store.port import Found, Get, ObjectStore
 from duramen_collector.verification import find_verification, latest
 from duramen_collector.verifications import Verifications
 
+Statuses = Callable[[], Mapping[str, PublisherStatus] | None]
+"""Where each tenant's publication stands; None while that is not known yet."""
+
 _TILE_MEDIA_TYPE: Final = "application/octet-stream"
 _NOTE_MEDIA_TYPE: Final = "text/plain; charset=utf-8"
 _MAX_JSON_BYTES: Final = 4096
@@ -98,7 +101,7 @@ class Health:
 def people_routes(
     front: Front,
     stores: Mapping[str, ObjectStore],
-    statuses: Callable[[], Mapping[str, PublisherStatus]],
+    statuses: Statuses,
     verifications: Verifications,
 ) -> list[APIRouter]:
     """Tenants' chains, proofs and regions, verification, static files, health."""
@@ -110,9 +113,7 @@ def people_routes(
     ]
 
 
-def _tenant_routes(
-    front: Front, stores: Mapping[str, ObjectStore], statuses: Callable[[], Mapping[str, PublisherStatus]]
-) -> APIRouter:
+def _tenant_routes(front: Front, stores: Mapping[str, ObjectStore], statuses: Statuses) -> APIRouter:
     router = APIRouter(prefix="/v1/tenants/{tenant}", tags=["tenants"], responses=problem_answers())
     service = front.service
 
@@ -133,7 +134,7 @@ def _tenant_routes(
     async def regions(request: Request, tenant: str) -> PublicationSummary:
         """Where publication stands, region by region."""
         await front.authorise(request, "viewer", tenant)
-        status = statuses().get(tenant)
+        status = (statuses() or {}).get(tenant)
         if status is None:
             raise refuse(503, "busy", "publication of this tenant has not begun yet; try again in a moment")
         return _publication(status)
@@ -201,7 +202,7 @@ def _static_routes(front: Front, stores: Mapping[str, ObjectStore]) -> APIRouter
     return router
 
 
-def _health_routes(statuses: Callable[[], Mapping[str, PublisherStatus]]) -> APIRouter:
+def _health_routes(statuses: Statuses) -> APIRouter:
     router = APIRouter(tags=["health"], responses=problem_answers())
 
     @router.get("/healthz")
@@ -212,7 +213,10 @@ def _health_routes(statuses: Callable[[], Mapping[str, PublisherStatus]]) -> API
     @router.get("/readyz")
     async def readyz() -> Health:
         """Whether blocks are accepted and published for every tenant; 503 with the reason otherwise."""
-        for tenant, status in sorted(statuses().items()):
+        found = statuses()
+        if found is None:
+            raise refuse(503, "busy", "the collector is starting; try again in a moment")
+        for tenant, status in sorted(found.items()):
             if status.state is not PublisherState.HOLDING or status.reason is not None:
                 raise refuse(
                     503, "busy", f"the log of {tenant} is {status.state}: {status.reason or 'not yet'}"

@@ -27,7 +27,7 @@ from duramen_collector.driver import RegionDriver
 from duramen_collector.history import pack_index
 from duramen_collector.keystore import LogKeyStore
 from duramen_collector.ledger import Ledger
-from duramen_collector.publisher import Batch, Publisher, PublisherStatus, Wait
+from duramen_collector.publisher import Batch, Publisher, PublisherState, PublisherStatus, Wait
 from duramen_collector.register import Configuration as RegionConfiguration
 from duramen_collector.replica import TwoKeySigner
 from duramen_collector.sequencer import LogSettings, Retention, Sequencer
@@ -43,6 +43,9 @@ REGION_TIMEOUT_SECONDS: Final = 30.0
 PACK_BYTES: Final = 4 * 1024 * 1024
 """About how much one pack may hold. ``publish.max_bytes`` says when to publish, not how much: a log moves
 once a second at most, so a backlog has to travel in large packs."""
+_BEGINNING: Final = PublisherStatus(
+    PublisherState.ACQUIRING, reason=None, code=None, ballot=None, size=0, regions=()
+)
 
 T = TypeVar("T")
 _log = logging.getLogger("duramen.collector")
@@ -95,11 +98,14 @@ class Publication:
         self._random = random
         self._driver = RegionDriver(open_stores(configuration), REGION_TIMEOUT_SECONDS, clock)
         self._statuses: dict[str, PublisherStatus] = {}
+        self.has_looked = False
 
-    @property
-    def statuses(self) -> Mapping[str, PublisherStatus]:
-        """Where each tenant's publication stands, as of its last step."""
-        return self._statuses
+    def statuses(self) -> Mapping[str, PublisherStatus] | None:
+        """Where each tenant's publication stands, as of its last step.
+
+        None before the first look for tenants.
+        """
+        return self._statuses if self.has_looked else None
 
     async def run(self) -> None:
         """Publish for every tenant; returns only by cancellation."""
@@ -109,7 +115,9 @@ class Publication:
             while True:
                 for tenant in await asyncio.to_thread(self._tenants):
                     if tenant.tenant not in tasks:
+                        self._statuses[tenant.tenant] = _BEGINNING
                         tasks[tenant.tenant] = asyncio.create_task(self._keep_publishing(connection, tenant))
+                self.has_looked = True
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
             for task in tasks.values():

@@ -108,6 +108,7 @@ envelopes: Final = Table(
     Column(
         "keys_seq", BigInteger, nullable=True
     ),  # the keys block that commits to it; NULL until that is accepted
+    Index(None, "chain", "keys_seq"),
 )
 
 forks: Final = Table(

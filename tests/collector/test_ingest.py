@@ -254,6 +254,20 @@ def test_envelopes_are_fixed_once_a_keys_block_commits_to_them(site: Site) -> No
     assert len(site.rows(schema.envelopes)) == 2
 
 
+def test_envelopes_without_keys_blocks_are_bounded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duramen_collector.ingest.MAX_KEYS_WAITING", 2)
+    agent = site.ready()
+    uploads = [agent.upload(tag) for tag in (b"a", b"b", b"c")]
+    for dek, upload in uploads[:2]:
+        site.put(agent, dek, upload)
+    with pytest.raises(LimitError, match="2 data keys"):
+        site.put(agent, *uploads[2])
+    site.put(agent, uploads[0][0], api.EnvelopeUpload(uploads[0][1].envelopes[:1]))
+    site.put(agent, *uploads[0])
+    assert not site.send(agent, agent.seal_keys(*uploads[0])).want
+    site.put(agent, *uploads[2])
+
+
 def test_a_data_key_is_introduced_once(site: Site) -> None:
     agent = site.ready()
     old = agent.dek

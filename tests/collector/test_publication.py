@@ -51,8 +51,11 @@ class Publishing:
         raise AssertionError("it did not come to that")
 
     def state(self, tenant: str = "acme") -> PublisherState | None:
-        status = self.publication.statuses.get(tenant)
+        status = (self.publication.statuses() or {}).get(tenant)
         return None if status is None else status.state
+
+    def reason(self) -> str | None:
+        return (self.publication.statuses() or {})["acme"].reason
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -107,6 +110,7 @@ def test_what_is_accepted_is_published(publishing: Publishing) -> None:
             site.send(agent, agent.seal_records())
             await publishing.until(lambda: site.stored(agent.chain).published_seq == 2)
 
+    assert publishing.publication.statuses() is None
     asyncio.run(scenario())
     assert len(site.rows(schema.packs)) >= 2
     assert publishing.state() is PublisherState.HOLDING
@@ -199,7 +203,7 @@ def test_a_region_that_is_gone(publishing: Publishing) -> None:
             await publishing.until(lambda: site.stored(agent.chain).published_seq == 1)
             region.rename(site.directory / "away")
             site.send(agent, agent.seal_records())
-            await publishing.until(lambda: publishing.publication.statuses["acme"].reason is not None)
+            await publishing.until(lambda: publishing.reason() is not None)
             assert site.stored(agent.chain).published_seq == 1
             (site.directory / "away").rename(region)
             await publishing.until(lambda: site.stored(agent.chain).published_seq == 2)

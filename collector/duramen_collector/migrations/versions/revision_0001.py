@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.Column("keys_seq", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("tenant", "dek", "key_hash", name=op.f("pk_envelopes")),
     )
+    op.create_index(op.f("ix_envelopes_chain_keys_seq"), "envelopes", ["chain", "keys_seq"], unique=False)
     op.create_table(
         "landing",
         sa.Column(
