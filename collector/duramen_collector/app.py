@@ -1,4 +1,4 @@
-"""The web adapter: HTTP to :class:`~duramen_collector.service.Service` and back (CONTRACT, collector API).
+"""The web adapter: HTTP to :class:`~duramen_collector.service.Service` and back (docs/CONTRACT.md).
 
 Nothing is decided here. Bodies are read while they stream and refused at their limit; media types are
 exact; every error, whoever found it, is a problem document. What writes runs in the writer's thread, what

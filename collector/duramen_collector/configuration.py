@@ -1,4 +1,6 @@
-"""``collector.yaml``: read, laid over by the environment, checked, and turned into numbers (CONTRACT).
+"""``collector.yaml``: read, laid over by the environment, checked, turned into numbers.
+
+Its keys are those of docs/CONTRACT.md.
 
 Sizes become bytes, times nanoseconds, paths absolute. An unknown key is refused with the nearest known one; a
 key of the contract that this release does not serve yet is refused as well, because a setting that is

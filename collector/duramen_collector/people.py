@@ -1,4 +1,4 @@
-"""The endpoints of people and programs (bearer tokens), and the static C2SP ones (CONTRACT, collector API).
+"""The endpoints of people and programs (bearer tokens), and the static C2SP ones (docs/CONTRACT.md).
 
 Checkpoints come from the database; tiles and entry bundles from the first region that has them, unverified:
 whoever reads a tlog-tiles log verifies it. Full tiles never change and may be cached for ever.

@@ -1,4 +1,4 @@
-"""Receipts from the database: what is published of a chain, proven under the last checkpoint (FORMAT §3)."""
+"""Receipts from the database: what is published of a chain, proven under the last checkpoint (DESIGN 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The agents' HTTP contract: what travels between agent and collector besides frames (CONTRACT).
+"""The agents' HTTP contract: what travels between agent and collector besides frames (docs/CONTRACT.md).
 
 Agent (client certificate)::
 
@@ -224,7 +224,7 @@ def parse_envelope_upload(data: bytes) -> EnvelopeUpload:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Signed with the key of block ``next_seq``, which the agent has not sealed yet (FORMAT §2)."""
+    """Signed with the key of block ``next_seq``, which the agent has not sealed yet (DESIGN 2.3)."""
 
     next_seq: Seq
     head: Digest

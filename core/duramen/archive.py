@@ -1,4 +1,4 @@
-"""A zip archive with exactly one encoding, for evidence bundles (FORMAT §5).
+"""A zip archive with exactly one encoding, for evidence bundles (DESIGN 9).
 
 Any zip tool can read it (APPNOTE 6.3.10: local headers, central directory, end record). What it fixes:
 entries sorted by name, all of them stored, 1980-01-01 for a time, mode 0444, no comments, extra fields,

@@ -1,4 +1,4 @@
-"""Bodies: what a block's header commits to and only its readers can read (FORMAT §2, body).
+"""Bodies: what a block's header commits to and only its readers can read (DESIGN 3).
 
 ``nonce(12) || AES-256-GCM(BK, nonce, zstd(payload) || zero padding, aad)``; aad is the header fields chain,
 seq, group, class, dek and step. ``payload = u32 manifest length || manifest || raw bytes``. The manifest is

@@ -1,4 +1,4 @@
-r"""Data keys and the block keys that come from them (FORMAT §2, body key).
+r"""Data keys and the block keys that come from them (DESIGN 4.1).
 
 ``ck[0] = DEK``; block key ``BK = HKDF(ck, "duramen/body-key/v1\n" || chain || seq || root)``; then ``ck <-
 HKDF(ck, "duramen/dek-next/v1")`` and ``step + 1``. After a block is sealed its key, the old ck and the DEK

@@ -3,7 +3,7 @@
 OpenSSL verifies without the cofactor and refuses S >= L, but takes any 32 bytes for a public key. Under a
 key of small order a signature can be made that holds for many messages, and a non-canonical encoding is a
 second name for the same key; both are refused here, wherever a public key enters. An encoding that is no
-point of the curve at all passes :func:`check_ed25519_public` and then verifies nothing.
+point of the curve at all passes :func:`check_public` and then verifies nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _Y8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
 _SMALL_ORDER_Y: Final = frozenset({0, 1, _P - 1, _Y8, _P - _Y8})
 
 
-def check_ed25519_public(public: bytes) -> None:
+def check_public(public: bytes) -> None:
     """Refuse, with a FormatError, a public key that is not 32 bytes, not canonical, or of small order."""
     if len(public) != PUBLIC_BYTES:
         raise FormatError(f"an Ed25519 public key has {PUBLIC_BYTES} bytes, not {len(public)}")
@@ -41,7 +41,7 @@ def check_ed25519_public(public: bytes) -> None:
 
 def verify(public: bytes, message: bytes, signature: bytes) -> None:
     """Demand a valid signature; raises IntegrityError (``signature_invalid``), FormatError for a bad key."""
-    check_ed25519_public(public)
+    check_public(public)
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
     except (InvalidSignature, ValueError) as error:

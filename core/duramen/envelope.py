@@ -1,4 +1,4 @@
-"""Who can read: recipients, envelopes, and the keys block's list (FORMAT §2, envelope).
+"""Who can read: recipients, envelopes, and the keys block's list (DESIGN 4).
 
 An envelope is one data key wrapped to one reader: ``u16 KEM id || enc(1120) || ciphertext(48)``, HPKE base
 mode (RFC 9180) with KEM ML-KEM-768+X25519 (X-Wing, 0x647a), HKDF-SHA256 and AES-256-GCM. Its info binds

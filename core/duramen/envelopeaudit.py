@@ -1,4 +1,4 @@
-"""The envelopes of a region, held against what the keys blocks commit to (FORMAT §2, envelope).
+"""The envelopes of a region, held against what the keys blocks commit to (DESIGN 4).
 
 A keys block names for every recipient the hash of its envelope. One that is missing while others of the
 same data key are there is ``replica_missing``, one with other bytes ``replica_corrupt``. When all envelopes

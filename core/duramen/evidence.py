@@ -1,4 +1,4 @@
-"""Evidence bundles: whole blocks disclosed to a third party, with everything that proves them (FORMAT §5).
+"""Evidence bundles: whole blocks disclosed to a third party, with everything that proves them (DESIGN 9).
 
 A bundle is an archive (:mod:`duramen.archive`) of one chain's consecutive blocks ``first`` .. ``last``::
 

@@ -1,4 +1,4 @@
-"""Frames and packs: how statements travel and lie in regions with their bodies (FORMAT §2 and §3).
+"""Frames and packs: how statements travel and lie in regions with their bodies (DESIGN 5).
 
 Frame: ``"DRMN" || u8 1 || u32 header length || header || signature(64) || u32 body length || body``. A
 notice's body is empty.

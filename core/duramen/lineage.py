@@ -1,4 +1,4 @@
-"""Every chain of a tenant log, judged block by block as the log is read from its first leaf (FORMAT §2).
+"""Every chain of a tenant log, judged block by block as the log is read from its first leaf (DESIGN 2.2).
 
 :func:`duramen.chain.advance` says whether a block continues its chain. A verifier must not stop at the
 first break, so :class:`Lineages` reports it, takes the block's own word for the state after it, and goes

@@ -101,7 +101,7 @@ class VerifierKey:
     def __post_init__(self) -> None:
         check_key_name(self.name)
         if self.kind is not KeyKind.COSIGNATURE_MLDSA44:
-            ed25519.check_ed25519_public(self.public)
+            ed25519.check_public(self.public)
         elif len(self.public) != MLDSA44_PUBLIC_BYTES:
             raise FormatError(
                 f"an ML-DSA-44 public key has {MLDSA44_PUBLIC_BYTES} bytes, not {len(self.public)}"

@@ -8,7 +8,7 @@ the signed log begins with it; whoever knows the key from elsewhere passes it in
 from __future__ import annotations
 
 from duramen.canonical import Fields
-from duramen.ed25519 import check_ed25519_public
+from duramen.ed25519 import check_public
 from duramen.errors import FormatError, IntegrityError
 from duramen.lineage import Report
 from duramen.statement import Notice, notice_key_id, verify_notice
@@ -28,7 +28,7 @@ class NoticeKeys:
         if notice.type == "key":
             try:
                 introduced = Fields(notice.fields, "a key notice").hexed("public", 32)
-                check_ed25519_public(introduced)
+                check_public(introduced)
             except FormatError as error:
                 self._report(Code.HEADER_CORRUPT, str(error), leaf=leaf)
                 return False

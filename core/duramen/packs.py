@@ -1,4 +1,4 @@
-"""Which packs of a region make up its log (FORMAT §3, pack).
+"""Which packs of a region make up its log (DESIGN 5 and 8).
 
 A region may hold packs that were never decided: they are orphans, not findings. A pack's header is under no
 signature, so everything here is a plan and proves nothing: whoever follows it compares every frame with the
@@ -38,7 +38,7 @@ _SUFFIX: Final = ".pack"
 
 
 class RegionReader(ObjectReader, Protocol):
-    """A region as an auditor sees it; keys are those of FORMAT §4 below the region's prefix."""
+    """A region as an auditor sees it; keys are those of DESIGN 8 below the region's prefix."""
 
     def read_start(self, key: str, count: int) -> bytes | None:
         """The first ``count`` bytes of an object (all of a shorter one), or None. Raises StorageError."""

@@ -1,4 +1,4 @@
-"""The signing ratchet: one Ed25519 key a block, each replaced by the next (FORMAT §2).
+"""The signing ratchet: one Ed25519 key a block, each replaced by the next (DESIGN 2.3).
 
 ``seed[i+1] = HKDF-SHA256(seed[i], info "duramen/ratchet/v1")``; the key that signs block i comes from
 ``HKDF-SHA256(seed[i], info "duramen/sign/v1")``. Block i names the public key of block i+1, so anyone

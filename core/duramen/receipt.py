@@ -1,4 +1,4 @@
-"""Receipts: what lets an agent delete blocks from its spool (FORMAT §3).
+"""Receipts: what lets an agent delete blocks from its spool (DESIGN 7).
 
 A receipt names one checkpoint, proves the inclusion of consecutive statements of one chain under it, and
 proves that it is consistent with the checkpoint that the agent held before. It proves that the collector

@@ -1,4 +1,4 @@
-"""Records and their salted Merkle tree (FORMAT §2, records).
+"""Records and their salted Merkle tree (DESIGN 3.3).
 
 A record is a line with its LF; one without is torn, and says so by that. Records come in *runs*:
 consecutive bytes of one file, described by one line of the manifest. ``leaf = SHA-256(0x00 || salt_i ||

@@ -1,4 +1,4 @@
-"""The layout of a region: which key holds what, below ``<prefix>/<tenant>/`` (FORMAT §4).
+"""The layout of a region: which key holds what, below ``<prefix>/<tenant>/`` (DESIGN 8).
 
 Tile and entry paths are C2SP tlog-tiles' (:mod:`duramen.tiles`), packs are named in :mod:`duramen.frame`.
 """

@@ -1,4 +1,4 @@
-"""Statements: everything that is logged, as exact bytes (FORMAT §1 and §2).
+"""Statements: everything that is logged, as exact bytes (DESIGN 2).
 
 A statement is ``header || signature(64)``; its hash is SHA-256 of both; it is one leaf entry of the tenant
 log. The first byte tells the kind: 0x01 is a block of an agent's chain, ``{`` a notice of the collector's.
@@ -358,7 +358,7 @@ def _check_shape(header: BlockHeader) -> None:
         raise FormatError(f"a body has at most {BODY_MAX_BYTES} bytes, not {header.size}")
     if header.step > RATCHET_MAX_STEPS:
         raise FormatError(f"a data key is ratcheted at most {RATCHET_MAX_STEPS} times, not {header.step}")
-    ed25519.check_ed25519_public(header.next)
+    ed25519.check_public(header.next)
     if (header.seen_size == 0) != (header.seen_root == ZERO_DIGEST):
         raise FormatError(
             "the checkpoint a block says it saw has a size without a root or a root without a size"
@@ -388,7 +388,7 @@ def _check_genesis(header: BlockHeader) -> None:
         )
     check_tenant(genesis.tenant)
     check_agent(genesis.agent)
-    ed25519.check_ed25519_public(genesis.public)
+    ed25519.check_public(genesis.public)
     replaces = any(genesis.replaces)
     if replaces != any(genesis.replaced_hash) or (genesis.replaced_seq and not replaces):
         raise FormatError("a genesis names a replaced chain with its last hash, or neither")

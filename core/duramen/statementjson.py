@@ -1,4 +1,4 @@
-"""Statements as JSON, for every command that shows a header (FORMAT §1).
+"""Statements as JSON, for every command that shows a header (DESIGN 2).
 
 Digests and keys are lower-case hex; integers past 2**53 are decimal strings, as everywhere in Duramen's JSON.
 """

@@ -1,4 +1,4 @@
-"""Verdicts and findings: how every verification in Duramen says what it found (CONTRACT)."""
+"""Verdicts and findings: how every verification in Duramen says what it found (docs/CONTRACT.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Complete tenant logs in memory, laid out as a region of FORMAT §4: what audit, evidence and reader tests
+"""Complete tenant logs in memory, laid out as a region of DESIGN 8: what audit, evidence and reader tests
 read.
 
 ``LogBuilder(seed)`` is deterministic but for HPKE envelopes and ML-DSA signatures, which the library

@@ -25,7 +25,7 @@ Directories stay when they become empty: one that went away under a writer could
 
 What it assumes: a local file system, or one with POSIX rename, link, flock and fsync between all hosts that
 write. A root that does not exist is never made here: it may be a volume that is not mounted. A key cannot
-be a prefix of another one up to a slash (``a`` and ``a/b``), which object stores allow and no key of FORMAT
+be a prefix of another one up to a slash (``a`` and ``a/b``), which object stores allow and no key of DESIGN 8
 §4 needs.
 """
 

@@ -1,4 +1,4 @@
-"""The port to an object store: what PROTOCOL.md and FORMAT §4 need of one, and nothing else.
+"""The port to an object store: what PROTOCOL.md and DESIGN 8 need of one, and nothing else.
 
 Calls are *described* (:class:`Get`, :class:`Create`, ...) and answered with values, so that the sequencer
 can be a generator that yields calls, a driver can run them in threads, and a simulation can delay, lose or
