@@ -107,6 +107,11 @@ class World:
         self._engine.dispose()
         self._scratch.cleanup()
 
+    @property
+    def vkey(self) -> str:
+        """The log's Ed25519 verifier key."""
+        return self._keys.load(TENANT, "").verifier_keys[0]
+
     def run(self) -> None:
         """Live through it; Violation when a promise is broken."""
         self._set_up()
