@@ -25,7 +25,7 @@ import sqlalchemy as sa
 
 from duramen.api import EnvelopeUpload, Problem
 from duramen.chain import ChainState, advance, check_body
-from duramen.envelope import parse_key_list
+from duramen.envelope import open_key_list
 from duramen.errors import DuramenError, FormatError, IntegrityError, LimitError
 from duramen.frame import parse_frames
 from duramen.names import ChainId, DataKeyId, Digest
@@ -237,16 +237,7 @@ def _commit_envelopes(connection: sa.Connection, state: ChainState, upload: Uplo
     False when they are not all here.
     """
     header = upload.block.header
-    listed = parse_key_list(upload.body)
-    if (listed.dek, listed.group, listed.retention_class) != (
-        header.dek,
-        header.group,
-        header.retention_class,
-    ):
-        raise IntegrityError(
-            f"the body of keys block {header.seq} is about another data key, group or class than its header",
-            code="header_corrupt",
-        )
+    listed = open_key_list(header, upload.body)
     present = connection.execute(sa.select(envelopes).where(*_of(state, header.dek))).all()
     if any(row.chain != state.chain or row.keys_seq is not None for row in present):
         raise IntegrityError(

@@ -26,6 +26,7 @@ from duramen.datakey import DATA_KEY_BYTES, data_key_id
 from duramen.errors import FormatError, IntegrityError
 from duramen.limits import RECIPIENTS_MAX
 from duramen.names import ChainId, DataKeyId, Digest, check_tenant
+from duramen.statement import BlockHeader
 
 KEM_ID: Final = 0x647A
 PUBLIC_KEY_BYTES: Final = 1184 + 32
@@ -182,4 +183,18 @@ def parse_key_list(data: bytes) -> KeyList:
         envelopes=tuple(envelopes),
     )
     fields.finish()
+    return keys
+
+
+def open_key_list(header: BlockHeader, body: bytes) -> KeyList:
+    """The key list in the body of the keys block with ``header``.
+
+    FormatError when it is none; IntegrityError ``header_corrupt`` when it is about another data key.
+    """
+    keys = parse_key_list(body)
+    if (keys.dek, keys.group, keys.retention_class) != (header.dek, header.group, header.retention_class):
+        raise IntegrityError(
+            f"keys block {header.seq} lists another data key, group or class than its header",
+            code="header_corrupt",
+        )
     return keys

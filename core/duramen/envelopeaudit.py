@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from duramen import canonical
 from duramen.body import Payload, open_body
 from duramen.datakey import DataKeyRatchet
-from duramen.envelope import EnvelopeContext, ReaderKey, parse_key_list
+from duramen.envelope import EnvelopeContext, ReaderKey, open_key_list
 from duramen.errors import FormatError, IntegrityError, LimitError
 from duramen.lineage import Report
 from duramen.names import ChainId, DataKeyId
@@ -67,18 +67,12 @@ class Envelopes:
         """Check every envelope that a keys block commits to."""
         header = block.header
         try:
-            listed = parse_key_list(body)
+            listed = open_key_list(header, body)
         except FormatError as error:
             self._tell(Code.BODY_CORRUPT, str(error), leaf, block)
             return
-        if (listed.dek, listed.group, listed.retention_class) != (
-            header.dek,
-            header.group,
-            header.retention_class,
-        ):
-            self._tell(
-                Code.HEADER_CORRUPT, "a keys block lists another data key than its header", leaf, block
-            )
+        except IntegrityError as error:
+            self._tell(Code.HEADER_CORRUPT, str(error), leaf, block)
             return
         missing = []
         for key_hash, digest in listed.envelopes:

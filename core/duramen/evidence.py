@@ -31,7 +31,7 @@ from duramen.body import Payload, open_body
 from duramen.canonical import Json
 from duramen.chain import ChainState, advance, begin, check_body
 from duramen.checkpoint import LogKeys, SignedCheckpoint, open_checkpoint
-from duramen.envelope import KeyList, parse_key_list
+from duramen.envelope import KeyList, open_key_list
 from duramen.errors import FormatError, IntegrityError
 from duramen.limits import STATEMENT_MAX_BYTES
 from duramen.names import ChainId, Digest
@@ -254,16 +254,7 @@ def _disclose(files: dict[str, bytes], leaf: int, block: Block) -> ProvenBlock:
     body = _pop(files, f"bodies/{header.seq}") if header.size else b""
     check_body(block, body)
     if header.kind is BlockKind.KEYS:
-        listed = parse_key_list(body)
-        if (listed.dek, listed.group, listed.retention_class) != (
-            header.dek,
-            header.group,
-            header.retention_class,
-        ):
-            raise IntegrityError(
-                f"the keys block {header.seq} lists another data key than its header", code="header_corrupt"
-            )
-        return ProvenBlock(leaf, block, None, listed)
+        return ProvenBlock(leaf, block, None, open_key_list(header, body))
     if not header.count:
         return ProvenBlock(leaf, block, None)
     block_key = _pop(files, f"keys/{header.seq}")
