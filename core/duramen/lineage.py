@@ -47,7 +47,6 @@ class Report:
         key: str = "",
     ) -> None:
         """Record one finding; without ``severity`` it is a failure, or a note where the code is one."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
