@@ -23,7 +23,7 @@ rest does wrong; instead, step 4 must never find a conflict unless a higher ball
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from itertools import combinations
@@ -163,9 +163,7 @@ class Model:
         known = (UNKNOWN,) * len(self.rules.ballots)
         last = len(self.rules.members) - 1
         columns = tuple(
-            Column(
-                member, 0, NOTHING, (), (), known, bool(self.rules.restores) and number == last, None, 0
-            )
+            Column(member, 0, NOTHING, (), (), known, bool(self.rules.restores) and number == last, None, 0)
             for number, member in enumerate(self.rules.members)
         )
         return State(columns, (Row(FENCING, 0, (), 0),) * len(self.rules.ballots))
@@ -231,9 +229,7 @@ class Model:
         if state.rows[row].phase != FENCING:
             return set()
         fenced = [
-            (column.member, seen)
-            for column in state.columns
-            if (seen := column.known[row].seen) is not None
+            (column.member, seen) for column in state.columns if (seen := column.known[row].seen) is not None
         ]
         found = set()
         for count in range(len(fenced) + 1):
@@ -317,9 +313,7 @@ class Model:
         """A row knows that its value is decided; not ``stepwise``: it is signed and shown as well."""
         acting = state.rows[row]
         is_hasty = self.rules.broken is Breakage.SIGN_FIRST
-        if acting.phase != WORKING or not (
-            is_hasty or self._is_known_accepted(state, row, acting.value)
-        ):
+        if acting.phase != WORKING or not (is_hasty or self._is_known_accepted(state, row, acting.value)):
             return None
         after = (
             acting._replace(phase=DECIDED)
@@ -329,15 +323,18 @@ class Model:
         return State(state.columns, _set(state.rows, row, after))
 
     def tile(self, state: State, row: int, number: int, length: int) -> State | None:
-        """Tiles of a row's value in a region that accepted it; of what lies before it, in any."""
+        """Tiles of a row's value in a region that accepted it.
+
+        Of what is finished, also in one that holds its packs, before it accepts: that is repair.
+        """
         acting, column = state.rows[row], state.columns[number]
-        if acting.phase == FENCING:
+        if acting.phase in (FENCING, WORKING) and length == len(acting.value):
             return None
-        if length == len(acting.value) and (
-            acting.phase == WORKING
-            or (
-                column.known[row].accepted < length and self.rules.broken is not Breakage.SIGN_FIRST
-            )
+        is_finished = length < len(acting.value) or acting.phase == READY
+        if not (
+            column.known[row].accepted >= length
+            or (is_finished and self._vouched(column, row, acting.value[:length]))
+            or self.rules.broken is Breakage.SIGN_FIRST
         ):
             return None
         if len(column.tiles) >= length:
@@ -345,8 +342,10 @@ class Model:
         return _put(state, number, column._replace(tiles=acting.value[:length]))
 
     def sign(self, state: State, row: int) -> State | None:
-        """A signature, once enough regions have the tiles."""
+        """A signature, once enough regions have the tiles; the same again while it is not shown yet."""
         acting = state.rows[row]
+        if acting.phase == SIGNED:
+            return state
         if acting.phase != DECIDED or not self._has_accept_quorum(
             acting.value, (c.member for c in state.columns if begins(c.tiles, acting.value))
         ):
@@ -355,10 +354,15 @@ class Model:
         return State(state.columns, _set(state.rows, row, after))
 
     def show(self, state: State, row: int, number: int, length: int) -> State | None:
-        """A signed checkpoint in a region that has the tiles; a larger one is left."""
+        """A signed checkpoint in a region that has the tiles and accepted; a larger one is left.
+
+        A region that was set back in between gets it nevertheless: its head and tiles are not asked again.
+        """
         acting, column = state.rows[row], state.columns[number]
         value = acting.value[:length]
         if length > acting.signed or not (column.restored or begins(column.tiles, value)):
+            return None
+        if column.known[row].accepted < length and self.rules.broken is not Breakage.SIGN_FIRST:
             return None
         return state if len(column.shown) >= length else _put(state, number, column._replace(shown=value))
 
@@ -434,14 +438,15 @@ class Model:
         length = len(acting.value)
         if column.known[row].read_back < length:
             yield from _taken(
-                Step("read back", row, number, _text(acting.value)), self.read_back(state, row, number, length)
+                Step("read back", row, number, _text(acting.value)),
+                self.read_back(state, row, number, length),
             )
         for part in range(max(1, acting.first), length + 1):
             yield from _taken(
                 Step("accepted", row, number, _text(acting.value[:part])),
                 self.accept(state, row, number, part),
             )
-        if self.rules.stepwise and acting.phase in (DECIDED, SIGNED):
+        if self.rules.stepwise and acting.phase in (DECIDED, SIGNED, READY):
             yield from _taken(Step("tiled", row, number), self.tile(state, row, number, length))
             yield from _taken(Step("shown", row, number), self.show(state, row, number, length))
 
@@ -573,6 +578,3 @@ def _taken(step: Step, after: State | None) -> Iterator[tuple[Step, State]]:
 
 def _text(value: Value) -> str:
     return "".join(value) or "nothing"
-
-
-Transition: TypeAlias = Callable[[State], State | None]
