@@ -1,4 +1,7 @@
-"""``python -m tests.sim.protocol [--larger]``: every search with its counts; exit 1 when one is not as expected."""
+"""``python -m tests.sim.protocol [--larger]``: every search with its counts.
+
+Exit 1 when one does not come out as expected.
+"""
 
 from __future__ import annotations
 

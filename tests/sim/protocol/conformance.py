@@ -9,6 +9,7 @@ can; everything that was seen has to be a step that the model allows, and heads 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from duramen.frame import pack_digest, parse_pack
 from duramen.tiles import TILE_WIDTH, parse_tile_path
 from duramen_collector.register import NO_BALLOT, Accepted, Ballot, parse_head
 from duramen_collector.store.port import Call, Create, Found, Get, Swap
-from tests.sim.protocol.model import BOTH, FENCING, Column, Model, Rules, State, Value, begins
+from tests.sim.protocol import model
+from tests.sim.protocol.model import BOTH, FENCING, NOTHING, Column, Model, Rules, State, Value, begins
 
-# Loaded by name: the helpers of the collector's tests have no types of their own, and mypy would follow an import.
+# Loaded by name: the collector's tests have no types of their own, and mypy would follow an import.
 interleaving: Final[Any] = importlib.import_module("tests.collector.interleaving")
 
 
@@ -110,8 +112,11 @@ class Recording:
         try:
             return self._perform(name, call)
         finally:  # the world's observer may object, and then it has happened all the same
-            is_there = isinstance(call, Create | Swap) and objects.get(key, (b"",))[0] == call.data
-            if is_there and (isinstance(call, Create) or objects[key] != before):
+            if (
+                isinstance(call, Create | Swap)
+                and objects.get(key, (b"",))[0] == call.data
+                and (isinstance(call, Create) or objects[key] != before)
+            ):
                 self._note(place, name, kind, call, before)
 
     def _note(
@@ -243,11 +248,13 @@ class Replay:
         """Whether the model's head is the real one."""
         column = state.columns[number]
         if seen.accepted is None:
-            ballot, value = 0, ()
+            accepted = NOTHING
         else:
-            ballot = self._ranks[seen.accepted.ballot] + 1
-            value = self._recording.values[seen.accepted.value.pack]
-        return (column.promised, *column.accepted) == (self._ranks[seen.promised] + 1, ballot, value)
+            accepted = model.Accepted(
+                self._ranks[seen.accepted.ballot] + 1,
+                self._recording.values[seen.accepted.value.pack],
+            )
+        return (column.promised, column.accepted) == (self._ranks[seen.promised] + 1, accepted)
 
 
 def _holds(state: State, column: Column, value: Value) -> bool:
@@ -269,8 +276,6 @@ def replay(recording: Recording, regions: Sequence[str], copies: int) -> Replay:
 def recorded(world: Any, steps: int) -> Recording:
     """Let a world run for ``steps``, or until its own observer finds a violation."""
     recording = Recording(world)
-    try:
+    with contextlib.suppress(interleaving.Violation):
         world.run(steps)
-    except interleaving.Violation:
-        pass
     return recording

@@ -70,6 +70,8 @@ class Rules:
     """How often the last region is set back to its copy."""
     stepwise: bool = False
     """Tiles and checkpoints by region, instead of finishing in one step."""
+    demands_restored: bool = False
+    """I5 is demanded of a region that was set back, too: more than the protocol can give."""
     broken: Breakage | None = None
     unchecked: frozenset[str] = frozenset()
     """Invariants that are not demanded, so that what follows from breaking them is seen."""
@@ -512,10 +514,9 @@ class Model:
             for number, row in enumerate(state.rows)
         )
 
-    @staticmethod
-    def _is_complete(state: State, column: Column) -> bool:
+    def _is_complete(self, state: State, column: Column) -> bool:
         """Whether a region has what its checkpoint promises; one that was set back may not."""
-        if not column.shown or column.restored:
+        if not column.shown or (column.restored and not self.rules.demands_restored):
             return True
         return begins(column.tiles, column.shown) and any(
             begins(row.value, column.shown) and known.read_back >= len(column.shown)

@@ -1,6 +1,6 @@
 """The configurations that are searched, with how many states each has, and the broken ones.
 
-A count that changes says that the model or its bounds did; then it is to be understood, and written down anew.
+A count that changes says that the model or its bounds did: it is to be understood, and written down anew.
 """
 
 from __future__ import annotations
@@ -159,6 +159,18 @@ BROKEN: Final = (
         "fence too small: stopped by step 4",
         Rules(ballots=(1, 2), broken=Breakage.SMALL_FENCE),
         violation="A",
+    ),
+    Scenario(
+        "a region set back while its checkpoint is written: I5",
+        Rules(
+            members=TWO,
+            ballots=(1,),
+            fence_extra=2,
+            restores=1,
+            stepwise=True,
+            demands_restored=True,
+        ),
+        violation="I5",
     ),
     _change(
         "ab to bc by the old alone",

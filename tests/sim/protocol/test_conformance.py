@@ -13,9 +13,10 @@ lab: Any = importlib.import_module("tests.collector.region_lab")  # as in confor
 breakages: Any = importlib.import_module("tests.collector.test_interleaving")
 
 STEPS = 500
-SEEDS = 24
+SEEDS = 48
+CALM = interleaving.Rates(crash=0.001, lost=0.004, persisted=0.01, late=0.004, cut=0.002, rivalry=0.02)
 BROKEN_SEEDS = 60
-"""How many it may take to see a broken sequencer; the most that was needed is 7."""
+"""How many it may take to see a broken sequencer; far fewer are needed."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def lived(seed: object, connections: list[Any], regions: str, copies: int, **opt
 def test_every_real_step_is_one_of_the_model(databases: list[Any], regions: str, copies: int) -> None:
     kinds: Counter[str] = Counter()
     for seed in range(SEEDS):
-        rates = (None, breakages.PARTED, breakages.STORMY)[seed % 3]
+        rates = (CALM, breakages.PARTED, breakages.STORMY)[seed % 3]
         recording = lived(("conform", seed), databases[: 2 + seed % 2], regions, copies, rates=rates)
         try:
             following = replay(recording, regions, copies)
@@ -47,7 +48,13 @@ def test_every_real_step_is_one_of_the_model(databases: list[Any], regions: str,
         assert not any(following.model.violation(state) for state in following.states)
         kinds.update(seen.kind for seen in recording.seen)
     print(dict(kinds))
-    assert min(kinds[kind] for kind in KINDS) >= SEEDS // 2
+    assert min(kinds[kind] for kind in KINDS) >= SEEDS // 2, kinds
+
+
+def test_sequencers_of_one_database(databases: list[Any]) -> None:
+    for seed in range(SEEDS // 2):
+        recording = lived(("share", seed), [databases[0]] * (2 + seed % 2), "abc", 2)
+        assert replay(recording, "abc", 2).states
 
 
 KINDS = ("promised", "fenced", "read back", "accepted", "tiled", "signed", "shown")
@@ -57,7 +64,7 @@ KINDS = ("promised", "fenced", "read back", "accepted", "tiled", "signed", "show
     ("name", "kinds"),
     [
         ("SmallFence", {"fenced"}),
-        ("HastySigner", {"tiled"}),
+        ("HastySigner", {"tiled", "read back"}),
         ("Egoist", {"read back", "accepted"}),
         ("LowestChooser", {"read back", "tiled", "signed", "accepted"}),
         ("Forerunner", {"accepted"}),
@@ -82,7 +89,9 @@ def test_a_sequencer_without_a_rule_leaves_the_model(
         try:
             replay(recording, "abc", 2)
         except NotInModelError as error:
-            print(error)
-            assert any(f": {kind} " in str(error) for kind in kinds)
-            return
-    raise AssertionError("the model allows everything it did")
+            found = str(error)
+            break
+    else:
+        found = "the model allows everything it did"
+    print(found)
+    assert any(f": {kind} " in found for kind in kinds)

@@ -86,7 +86,7 @@ def test_steps_back_are_violations() -> None:
     model, state = finished()
     column = state.columns[0]
     for changes, invariant in (({"promised": 0, "accepted": NOTHING}, "I1"), ({"shown": ()}, "I5")):
-        after = State((column._replace(**changes), *state.columns[1:]), state.rows)  # type: ignore[arg-type]  # as above
+        after = State((column._replace(**changes), *state.columns[1:]), state.rows)
         found = model.step_violation(state, after)
         assert found is not None
         assert found.startswith(invariant)
