@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from itertools import combinations
 from typing import Final, NamedTuple, TypeAlias
 
@@ -433,7 +434,8 @@ class Model:
 
     def _steps_in(self, state: State, row: int, number: int) -> Iterator[tuple[Step, State]]:
         acting, column = state.rows[row], state.columns[number]
-        if column.promised < self.rules.ballots[row] or column.known[row].seen is None:
+        ballot = self.rules.ballots[row]
+        if column.promised < ballot or (column.promised == ballot and acting.phase == FENCING):
             yield from _taken(Step("promised", row, number), self.promise(state, row, number))
         if acting.phase == FENCING:
             return
@@ -443,7 +445,8 @@ class Model:
                 Step("read back", row, number, _text(acting.value)),
                 self.read_back(state, row, number, length),
             )
-        for part in range(max(1, acting.first), length + 1):
+        parts = range(max(1, acting.first), length + 1) if column.promised <= ballot else ()
+        for part in parts:
             yield from _taken(
                 Step("accepted", row, number, _text(acting.value[:part])),
                 self.accept(state, row, number, part),
@@ -543,6 +546,7 @@ def canonical(state: State) -> State:
     return State(tuple(sorted(state.columns, key=_order)), state.rows)
 
 
+@lru_cache(maxsize=1 << 16)
 def _order(column: Column) -> tuple[object, ...]:
     known = tuple((k.seen is not None, k.seen or NOTHING, k.read_back, k.accepted) for k in column.known)
     return (

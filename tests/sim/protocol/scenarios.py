@@ -147,13 +147,15 @@ BROKEN: Final = (
         "I3",
         Rules(members=TWO, ballots=(1, 2), restores=1, unchecked=_QUIET),
     ),
-    *_broken(
-        "fence n-k+1, n=3 k=2, a region set back", "I3", Rules(ballots=(1, 2), restores=1, unchecked=_QUIET)
+    Scenario(
+        "fence n-k+1, n=3 k=2, a region set back: I3",
+        Rules(ballots=(1, 2), restores=1, unchecked=_QUIET),
+        violation="I3",
     ),
-    *_broken(
-        "fence n-k+1, n=3 k=3, a region set back",
-        "I3",
+    Scenario(
+        "fence n-k+1, n=3 k=3, a region set back: I3",
         Rules(copies=3, ballots=(1, 2), restores=1, unchecked=_QUIET),
+        violation="I3",
     ),
     Scenario(
         "fence too small: stopped by step 4",
