@@ -31,7 +31,7 @@ def look(scenario: Scenario, limit: int) -> bool:
 
 
 def main() -> int:
-    """All scenarios; with ``--larger`` those that take minutes and gigabytes as well."""
+    """All scenarios; with ``--larger`` those that take minutes as well."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--larger", action="store_true", help="also what is too large for every run")
     parser.add_argument("--limit", type=int, default=6_000_000, help="states of one search at most")
