@@ -1,10 +1,11 @@
 """One life of a file: what was read of it, cut into records, and how its end is told from its truncation.
 
 Reading is checked *after* the fact: bytes read at an offset belong to this generation only if the file,
-looked at afterwards, is at least as long as what was read and still begins with the bytes it began with.
+looked at afterwards, is at least as long as it was ever seen and still begins with what it began with.
 Whatever happened before that look happened to bytes that are discarded, so a truncation between two system
 calls cannot put a new file's bytes at an old file's offset. A file rewritten in place with the same first
-KiB and at least its old length cannot be told from one that grew.
+KiB and at least its old length cannot be told from one that grew; nor can one that was rewritten before its
+first read, if no look in between saw it shorter.
 
 What follows the last line feed waits: it is kept in memory (so that it survives a truncation) and sealed
 when its line feed arrives, when it is as long as a record may be, or when the generation ends.
@@ -108,6 +109,7 @@ class Generation:
         "_pending",
         "_sealed_position",
         "_verified_size",
+        "_was_shorter",
         "device",
         "end",
         "file",
@@ -148,6 +150,8 @@ class Generation:
         self._continuing = position.continuing
         self._sealed_position = position
         self._verified_size = position.offset
+        self._was_shorter = False
+        """Whether it was seen shorter than before: it is over, however long the file is now."""
 
     @property
     def sealed(self) -> int:
@@ -195,7 +199,9 @@ class Generation:
         changed = stat.size != self.end or stat.modified_ns != self.modified_ns
         if stat.size != self.size or stat.modified_ns != self.modified_ns:
             self.quiet_since_ns = now_ns
-        self.size = max(self.size, stat.size)
+        self._was_shorter = self._was_shorter or stat.size < self.size
+        if not self._was_shorter:
+            self.size = stat.size
         self.modified_ns = stat.modified_ns
         return changed
 
@@ -204,7 +210,7 @@ class Generation:
 
         May raise OSError.
         """
-        if stat.size < self.end:
+        if self._was_shorter or stat.size < max(self.end, self.size):
             return False
         if not self._head_size:
             return True
@@ -225,7 +231,8 @@ class Generation:
             if len(data) < QUANTUM_BYTES or len(buffer) >= RECORD_MAX_BYTES or b"\n" in data:
                 break
         stat = file.stat()
-        if stat.size < self.taken + len(buffer) or not self._recognise(file, buffer):
+        is_shorter = self._was_shorter or stat.size < max(self.size, self.taken + len(buffer))
+        if is_shorter or not self._recognise(file, buffer):
             return [], Outcome.REPLACED
         self.size = self._verified_size = max(self.size, stat.size)
         self._pending = buffer
@@ -242,7 +249,7 @@ class Generation:
 
         A size that was seen by name alone may be the replacement's: it counts if the replacement is shorter.
         """
-        known = self.size if size_after < self.size else self._verified_size
+        known = self.size if self._was_shorter or size_after < self.size else self._verified_size
         return max(0, known - self.taken)
 
     def sealed_all(self) -> None:

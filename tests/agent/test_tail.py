@@ -186,6 +186,38 @@ def test_bytes_that_were_truncated_unread_are_counted_as_lost(host: Host) -> Non
     assert sealed.events[-1]["lost_bytes"] == 23
 
 
+@pytest.mark.parametrize("rest", [b"", b"2\n"])
+def test_a_file_truncated_before_its_first_read_is_counted_as_lost(host: Host, rest: bytes) -> None:
+    host.settings["seal"] = {"burst": 1, "max_delay": "1h"}
+    append(host.logs / "other.log", b"this takes the only allowance\n")
+    host.start()
+    host.settle()
+    log = host.logs / "a.log"
+    append(log, b"seen, but never read\n")
+    host.changed(log)
+    host.run(20)
+    log.write_bytes(rest)
+    host.changed(log)
+    host.run(3700)
+    assert host.verify().of(log) == ([rest] if rest else [])
+    assert host.spool.losses() == (21, 1)
+
+
+def test_a_file_truncated_before_its_first_read_and_grown_past_it_is_counted_as_lost(host: Host) -> None:
+    host.settings["seal"] = {"burst": 1, "max_delay": "1h"}
+    append(host.logs / "other.log", b"this takes the only allowance\n")
+    host.start()
+    host.settle()
+    log = host.logs / "a.log"
+    for content in (b"seen, but never read\n", b"", b"more than was there before\n"):
+        log.write_bytes(content)
+        host.changed(log)
+        host.run(20)
+    host.run(3700)
+    assert host.verify().of(log) == [b"more than was there before\n"]
+    assert host.spool.losses() == (21, 1)
+
+
 @pytest.mark.parametrize("extra", [-1, 0, 1, 2, RECORD_MAX_BYTES, 2 * RECORD_MAX_BYTES + 77])
 @pytest.mark.parametrize("tail", [b"\nnext\n", b"\n", b""])
 def test_over_long_lines_become_continued_pieces(host: Host, extra: int, tail: bytes) -> None:
