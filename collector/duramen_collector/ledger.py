@@ -61,6 +61,15 @@ _MANY: Final = 500  # hashes in one SQL list
 PackObserver = Callable[[Connection, Pack], None]
 
 
+# Asked every second or oftener: made once, because making a statement costs more than its execution.
+_WAITING: Final = select(
+    func.count(),
+    func.coalesce(func.sum(landing.c.header_size + func.length(landing.c.body)), 0),
+    func.coalesce(func.min(landing.c.accepted_ns), 0),
+).where(landing.c.tenant == bindparam("tenant"))
+_SEQUENCING: Final = select(sequencing).where(sequencing.c.tenant == bindparam("tenant"))
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """How far the database is.
@@ -208,13 +217,7 @@ class Ledger:
         """How much waits."""
         fixed_bytes = frame_size(0, 0)
         with self._transaction():
-            count, total, oldest = self._connection.execute(
-                select(
-                    func.count(),
-                    func.coalesce(func.sum(landing.c.header_size + func.length(landing.c.body)), 0),
-                    func.coalesce(func.min(landing.c.accepted_ns), 0),
-                ).where(landing.c.tenant == self._tenant)
-            ).one()
+            count, total, oldest = self._connection.execute(_WAITING, {"tenant": self._tenant}).one()
         return Backlog(count, int(total) + count * fixed_bytes, oldest)
 
     def next_pack(self, max_bytes: int) -> PendingPack | None:
@@ -354,7 +357,7 @@ class Ledger:
     # Within a transaction
 
     def _row(self) -> Row[Any] | None:
-        return self._connection.execute(select(sequencing).where(sequencing.c.tenant == self._tenant)).first()
+        return self._connection.execute(_SEQUENCING, {"tenant": self._tenant}).first()
 
     def _update(self, row: Row[Any] | None, **values: object) -> None:
         if row is not None:
