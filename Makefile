@@ -73,7 +73,7 @@ test-processes: $(READY) ## tests of real processes
 	$(call suite,processes,-m process --ignore=tests/sim tests)
 
 test-sim: $(READY) ## the simulation's fixed seeds
-	$(call suite,sim,tests/sim)
+	$(call suite,sim,-n $(JOBS) tests/sim)
 
 coverage: $(READY) ## adds up what the suites measured; fails below the floor in pyproject.toml
 	@rm -f $(COVERAGE_DIR)/data

@@ -50,19 +50,31 @@ class SimClock:
     offset_ns: int = 0
     boots: int = 0
     booted_ns: int = 0
+    drift_ppm: int = 0
+    _since_ns: int = 0
+    _gained_ns: int = 0
 
     def wall_ns(self) -> int:
-        return START_NS + self.timeline.now_ns + self.offset_ns
+        return START_NS + self._own_ns() + self.offset_ns
 
     def monotonic_ns(self) -> int:
-        return self.timeline.now_ns - self.booted_ns + SECOND
+        return self._own_ns() - self.booted_ns + SECOND
+
+    def drift(self, ppm: int) -> None:
+        """Run too fast by ``ppm``, or too slow, from now on."""
+        self._gained_ns = self._own_ns() - self.timeline.now_ns
+        self._since_ns, self.drift_ppm = self.timeline.now_ns, ppm
+
+    def _own_ns(self) -> int:
+        elapsed = self.timeline.now_ns - self._since_ns
+        return self.timeline.now_ns + self._gained_ns + elapsed * self.drift_ppm // 10**6
 
     def boot_id(self) -> bytes:
         return self.boots.to_bytes(8, "big")
 
     def reboot(self) -> None:
         self.boots += 1
-        self.booted_ns = self.timeline.now_ns
+        self.booted_ns = self._own_ns()
 
 
 @dataclass

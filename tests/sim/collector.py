@@ -105,6 +105,11 @@ class SimCollector:
             self._publisher.promote()
         self._tick(self._generation)
 
+    def start_again(self) -> None:
+        """The service manager starts it, unless somebody did."""
+        if not self.is_running:
+            self.start()
+
     def kill(self) -> None:
         """The process dies; calls that are under way may still arrive in the regions."""
         self.is_running = False

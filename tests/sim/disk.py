@@ -3,7 +3,7 @@
 Every write is held back until its file is synced. A kill of the process loses nothing (the kernel has it); a
 power cut keeps a random subset of the unsynced writes of each file, in any order, the last of them torn at a
 sector. Directory operations (create, rename, unlink) are durable at once. Files of applications survive a
-power cut whole: they are the ledger that tests compare with.
+power cut whole: they are the ledger that tests compare with, life by life (:class:`Life`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import errno
 import fnmatch
 import itertools
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,7 +22,21 @@ from duramen.errors import LimitError
 from duramen.ports import FileStat
 
 SECTOR = 512
+DIRECTORIES = (b"/", b"/logs", b"/state")
 _vfs_names = itertools.count()
+
+
+@dataclass(slots=True)
+class Life:
+    """What an application wrote to one file, from its creation or truncation to its truncation or end."""
+
+    data: bytearray
+    shown: dict[int, int] = field(default_factory=dict)
+    """Largest size that a process of the agent was shown."""
+    first: dict[int, int] = field(default_factory=dict)
+    """First size that it was shown."""
+    ended_ns: int | None = None
+    """When it was truncated or unlinked; None while it may grow."""
 
 
 @dataclass(slots=True)
@@ -30,14 +45,19 @@ class Inode:
 
     number: int
     data: bytearray = field(default_factory=bytearray)
-    durable: bytes = b""
     unsynced: list[tuple[int, bytes | None]] = field(default_factory=list)
     """(offset, bytes), or (length, None) for a truncation"""
+    undo: list[tuple[int, bytes, int]] = field(default_factory=list)
+    """What each unsynced write replaced: (offset, bytes, length of the file)."""
     modified_ns: int = 0
     volatile: bool = True
     """Whether a power cut may undo what was not synced."""
+    lives: list[Life] = field(default_factory=list)
+    """Of its number, for the files of applications: the last one is of what is there now."""
 
     def write(self, offset: int, data: bytes) -> None:
+        if self.volatile:
+            self.undo.append((offset, bytes(self.data[offset : offset + len(data)]), len(self.data)))
         if len(self.data) < offset:
             self.data.extend(bytes(offset - len(self.data)))
         self.data[offset : offset + len(data)] = data
@@ -45,20 +65,29 @@ class Inode:
             self.unsynced.append((offset, bytes(data)))
 
     def truncate(self, size: int) -> None:
-        del self.data[size:]
         if self.volatile:
+            self.undo.append((size, bytes(self.data[size:]), len(self.data)))
             self.unsynced.append((size, None))
+        del self.data[size:]
 
     def sync(self) -> None:
-        self.durable = bytes(self.data)
         self.unsynced.clear()
+        self.undo.clear()
+
+    def durable(self) -> bytearray:
+        """What a power cut would leave if it kept nothing that was not synced."""
+        data = bytearray(self.data)
+        for offset, replaced, size in reversed(self.undo):
+            data[offset : offset + len(replaced)] = replaced
+            del data[size:]
+        return data
 
     def cut_power(self, rng: random.Random) -> None:
         if not self.volatile:
             return
         kept = [item for item in self.unsynced if rng.random() < 0.5]
         rng.shuffle(kept)
-        data = bytearray(self.durable)
+        data = self.durable()
         for number, (offset, written) in enumerate(kept):
             if written is None:
                 del data[offset:]
@@ -82,8 +111,10 @@ class SimFile:
     def __init__(self, disk: SimDisk, inode: Inode) -> None:
         self._disk, self._inode = disk, inode
         disk.open_files += 1
+        disk.open_inodes[inode.number] += 1
 
     def read_at(self, offset: int, count: int) -> bytes:
+        self._disk.demand_readable()
         return bytes(self._inode.data[offset : offset + count])
 
     def stat(self) -> FileStat:
@@ -91,6 +122,7 @@ class SimFile:
 
     def close(self) -> None:
         self._disk.open_files -= 1
+        self._disk.open_inodes[self._inode.number] -= 1
 
 
 class SimDisk:
@@ -100,8 +132,19 @@ class SimDisk:
         self.files: dict[bytes, Inode] = {}
         self.capacity_bytes = capacity_bytes
         self.now_ns: Callable[[], int] = lambda: 0
+        """The host's own wall clock."""
+        self.true_ns: Callable[[], int] = lambda: 0
         self.on_write: Callable[[], None] = lambda: None
         self.open_files = 0
+        self.open_inodes: Counter[int] = Counter()
+        """How often the running process has each inode open."""
+        self.lives: dict[int, list[Life]] = {}
+        """The ledger: what applications wrote, by inode number, oldest first."""
+        self.failing_reads = False
+        """Whether every read ends in EIO."""
+        self.failing_writes = False
+        self.is_quota_exhausted = False
+        """Whether no file may grow, whatever space is free."""
         self.process = 0
         """Counts the agent's processes: a dead one's handles write nothing any more."""
         self.is_burying = False
@@ -117,15 +160,50 @@ class SimDisk:
         inode.data += data
         inode.modified_ns = self.now_ns()
 
-    def create(self, path: bytes, *, volatile: bool) -> Inode:
-        self.files[path] = Inode(next(self._numbers), volatile=volatile, modified_ns=self.now_ns())
-        return self.files[path]
+    def create(self, path: bytes, *, volatile: bool, number: int | None = None) -> Inode:
+        """A new file; under the inode ``number`` if that is free."""
+        if (
+            number is None
+            or self.open_inodes[number]
+            or any(it.number == number for it in self.files.values())
+        ):
+            number = next(self._numbers)
+        inode = self.files[path] = Inode(number, volatile=volatile, modified_ns=self.now_ns())
+        if not volatile:
+            inode.lives = self.lives.setdefault(number, [])
+            inode.lives.append(Life(inode.data))
+        return inode
+
+    def truncate(self, path: bytes) -> None:
+        """An operator empties a log in place."""
+        inode = self.files[path]
+        inode.lives[-1].ended_ns = self.true_ns()
+        inode.data = bytearray()
+        inode.lives.append(Life(inode.data))
+        inode.modified_ns = self.now_ns()
 
     def rename(self, old: bytes, new: bytes) -> None:
         self.files[new] = self.files.pop(old)
 
     def unlink(self, path: bytes) -> None:
-        del self.files[path]
+        inode = self.files.pop(path)
+        if inode.lives:
+            inode.lives[-1].ended_ns = self.true_ns()
+
+    def bury(self) -> None:
+        """The agent's process is gone, and its descriptors with it."""
+        self.process += 1
+        self.open_files = 0
+        self.open_inodes.clear()
+
+    def demand_readable(self) -> None:
+        if self.failing_reads:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def demand_writable(self) -> None:
+        self.on_write()
+        if self.failing_writes:
+            raise OSError(errno.EIO, "Input/output error")
 
     def cut_power(self, rng: random.Random) -> None:
         for path in sorted(self.files):
@@ -137,12 +215,20 @@ class SimDisk:
     # duramen.ports.Disk
 
     def stat_of(self, inode: Inode) -> FileStat:
+        self.demand_readable()
+        if inode.lives:
+            shown = inode.lives[-1].shown
+            inode.lives[-1].first.setdefault(self.process, len(inode.data))
+            shown[self.process] = max(shown.get(self.process, 0), len(inode.data))
         return FileStat(1, inode.number, len(inode.data), inode.modified_ns, is_regular=True)
 
     def open(self, path: bytes) -> SimFile:
         return SimFile(self, self._inode(path))
 
     def stat(self, path: bytes) -> FileStat:
+        if path in DIRECTORIES:
+            self.demand_readable()
+            return FileStat(1, DIRECTORIES.index(path), 0, 0, is_regular=False)
         return self.stat_of(self._inode(path))
 
     def glob(self, pattern: bytes) -> list[bytes]:
@@ -156,6 +242,7 @@ class SimDisk:
         return max(0, self.capacity_bytes - self.used_bytes())
 
     def read_file(self, path: bytes, limit: int) -> bytes:
+        self.demand_readable()
         data = bytes(self._inode(path).data)
         if len(data) > limit:
             raise LimitError(f"{path!r} has more than {limit} bytes")
@@ -163,7 +250,7 @@ class SimDisk:
 
     def write_atomic(self, path: bytes, data: bytes, mode: int = 0o600) -> None:
         del mode
-        self.on_write()
+        self.demand_writable()
         self._demand_room(len(data))
         inode = Inode(next(self._numbers), modified_ns=self.now_ns())
         inode.write(0, data)
@@ -172,9 +259,9 @@ class SimDisk:
 
     def overwrite(self, path: bytes, data: bytes) -> None:
         inode = self._inode(path)
-        self.on_write()
+        self.demand_writable()
         inode.write(0, data)
-        self.on_write()
+        self.demand_writable()
         inode.sync()
 
     def _inode(self, path: bytes) -> Inode:
@@ -231,15 +318,21 @@ class _SimVfsFile:
         if self._process != self._disk.process:
             return False
         self._disk.on_write()
+        if self._disk.failing_writes:
+            raise apsw.IOError("disk I/O error")
         return True
 
     def xRead(self, amount: int, offset: int) -> bytes:
+        if self._disk.failing_reads and self._process == self._disk.process:
+            raise apsw.IOError("disk I/O error")
         return bytes(self._inode.data[offset : offset + amount])
 
     def xWrite(self, data: bytes, offset: int) -> None:
         if not self._lives():
             return
-        if offset + len(data) > len(self._inode.data) and self._disk.free_bytes(b"/") < len(data):
+        if offset + len(data) > len(self._inode.data) and (
+            self._disk.is_quota_exhausted or self._disk.free_bytes(b"/") < len(data)
+        ):
             raise apsw.FullError("database or disk is full")
         self._inode.write(offset, bytes(data))
 

@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from duramen.checkpoint import LogKeys
 from duramen.envelope import Recipient, Wrap
 from duramen.errors import DuramenError
 from duramen.names import ZERO_DIGEST, ChainId, Digest, Seq
 from duramen.statement import Block, Genesis, log_digest
+from duramen_agent.agentstatus import AgentStatus
 from duramen_agent.configuration import AgentConfiguration
 from duramen_agent.effects import HttpFailure, HttpRequest, HttpResponse
 from duramen_agent.engine import Engine, Ports
+from duramen_agent.event import AgentEvent
 from duramen_agent.forwarder import Forwarder, ForwarderSettings
 from duramen_agent.sealer import enrol_state
 from duramen_agent.spool import Spool
 from duramen_agent.step import Event, Moment, PathsChanged, StopRequested
+from tests.sim.application import Application
 from tests.sim.clock import SECOND, SimClock, SimRandom, Timeline
-from tests.sim.disk import Fault, Inode, SimDisk
+from tests.sim.disk import Fault, SimDisk
 
-LOG = b"/logs/app.log"
 RESTART_NS = 2 * SECOND
 """How long the service manager waits before it starts an agent that ended."""
 
@@ -32,9 +35,21 @@ RESTART_NS = 2 * SECOND
 class WatchedSpool(Spool):
     """The spool; an observer sees what is about to be deleted on a receipt's word."""
 
-    def __init__(self, path: str, vfs: str, observe: Callable[[list[bytes]], None]) -> None:
+    def __init__(
+        self,
+        path: str,
+        vfs: str,
+        observe: Callable[[list[bytes]], None],
+        sealed: Callable[[Sequence[AgentEvent]], None],
+    ) -> None:
         super().__init__(path, vfs)
         self._observe = observe
+        self._sealed = sealed
+
+    def append(self, *args: Any, **kwargs: Any) -> None:
+        """As the spool does; then it is known that this process still sealed."""
+        super().append(*args, **kwargs)
+        self._sealed(kwargs.get("events", ()))
 
     def mark_published(
         self, through_seq: int, size: int, root: Digest, note: bytes, keep_ns: int, now_ns: int
@@ -63,15 +78,21 @@ class SimHost:
         wrap: Wrap,
         send: Callable[[SimHost, HttpRequest], None],
         observe_receipt: Callable[[SimHost, list[bytes]], None],
+        label: str | None = None,
+        burst: int = 50,
     ) -> None:
         self.name = name
         self.rng = rng
         self.clock = SimClock(timeline)
         self.disk = SimDisk()
         self.disk.now_ns = self.clock.wall_ns
-        self.random = SimRandom(name)
-        self.files: list[Inode] = []
-        """Every file that an application wrote, oldest first: the ledger."""
+        self.disk.true_ns = lambda: timeline.now_ns
+        self.random = SimRandom(label or name)
+        self.application = Application(label or name, self.disk, rng, self._notify)
+        self.last_blocks_ns: dict[int, int] = {}
+        """When each process of the agent made its last block durable."""
+        self.tellers: dict[bytes, int] = {}
+        """Which process sealed an event."""
         self.failures: list[str] = []
         self._timeline = timeline
         self._keys = keys
@@ -82,8 +103,6 @@ class SimHost:
         self._engine: Engine | None = None
         self._spool: Spool | None = None
         self._alarms = 0
-        self._lines = 0
-        self._rotations = 0
         self._wanted = True
         self._writes_left: int | None = None
         self.disk.on_write = self._on_write
@@ -98,34 +117,9 @@ class SimHost:
                 "state_dir": "/state",
                 "sources": [{"stream": "app", "paths": ["/logs/app.log*"]}],
                 "spool": {"min_free_bytes": 0},
+                "seal": {"burst": burst},
             }
         )
-
-    # The application
-
-    def write_lines(self, count: int) -> None:
-        """Append whole lines, or now and then a piece of one."""
-        for _ in range(count):
-            self._lines += 1
-            padding = b"x" * self.rng.randrange(1, 200)
-            self._append(b"%s %06d %s\n" % (self.name.encode(), self._lines, padding))
-
-    def write_piece(self) -> None:
-        """Half a line; the next one continues it."""
-        self._append(b"half of a line, ")
-
-    def rotate(self) -> None:
-        """logrotate by renaming: the application goes on in a new file."""
-        if LOG in self.disk.files:
-            self._rotations += 1
-            self.disk.rename(LOG, b"%s.%d" % (LOG, self._rotations))
-            self._notify({LOG, b"%s.%d" % (LOG, self._rotations)})
-
-    def _append(self, data: bytes) -> None:
-        if LOG not in self.disk.files:
-            self.files.append(self.disk.create(LOG, volatile=False))
-        self.disk.append(LOG, data)
-        self._notify({LOG})
 
     def _notify(self, paths: set[bytes]) -> None:
         event = PathsChanged(frozenset(paths))
@@ -168,6 +162,7 @@ class SimHost:
                 "/state/spool.db",
                 self.disk.vfs.name,
                 lambda entries: self._observe_receipt(self, entries),
+                self._note_block,
             )
             settings = ForwarderSettings(
                 tuple(self.configuration.collectors),
@@ -219,6 +214,11 @@ class SimHost:
         if process == self.disk.process:
             self.step(outcome)
 
+    def _note_block(self, events: Sequence[AgentEvent]) -> None:
+        for event in events:
+            self.tellers[event.encode()[:-1]] = self.disk.process
+        self.last_blocks_ns[self.disk.process] = self._timeline.now_ns
+
     def stop(self) -> None:
         """SIGTERM; somebody starts it again."""
         self._wanted = False
@@ -226,7 +226,7 @@ class SimHost:
 
     def kill(self) -> None:
         """kill -9: what the kernel has stays, the process is gone."""
-        self.disk.process += 1
+        self.disk.bury()
         self._alarms += 1
         self._engine = None
         self._writes_left = None
@@ -237,10 +237,10 @@ class SimHost:
             self.disk.is_burying = False
             self._spool = None
 
-    def cut_power(self) -> None:
+    def cut_power(self, rng: random.Random) -> None:
         """The machine loses power and comes back."""
         self.kill()
-        self.disk.cut_power(self.rng)
+        self.disk.cut_power(rng)
         self.clock.reboot()
 
     def die_at_write(self, number: int) -> None:
@@ -271,6 +271,6 @@ class SimHost:
         assert self._engine is not None
         return self._engine
 
-    def status_now(self) -> object:
+    def status_now(self) -> AgentStatus:
         """`duramen-agent status`."""
         return self.engine.status(self._now())

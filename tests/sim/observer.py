@@ -9,7 +9,6 @@ import hashlib
 from collections import defaultdict, deque
 from collections.abc import Iterator
 
-from duramen import canonical
 from duramen.audit import AuditOptions, Depth, audit_region
 from duramen.body import EVENT_STREAM, open_body
 from duramen.chain import ChainState, advance, begin, check_body
@@ -19,27 +18,22 @@ from duramen.envelope import ENVELOPE_BYTES, KEM_ID, EnvelopeContext, Recipient,
 from duramen.frame import parse_pack
 from duramen.merkle import CompactRange, leaf_hash
 from duramen.names import ChainId, DataKeyId, Digest
+from duramen.ratchet import parse_seed_file
 from duramen.region import CHECKPOINT_KEY, PACKS_PREFIX, envelope_key
 from duramen.statement import Block, BlockKind, parse_statement
 from duramen.tiles import TILE_WIDTH, TilePath, parse_entries
 from duramen.verdict import Severity
 from duramen_collector.regionreader import StoreReader
+from tests.sim import losses
 from tests.sim.host import SimHost
+from tests.sim.losses import Violation, hold
 from tests.sim.region import SimStore
 
 WINDOW_NS = 30 * 10**9
+__all__ = ["Observer", "Violation", "hold"]
+
 REQUESTS_MAX = 300
 """Of one agent within the window; a burst of lines costs some requests a second."""
-
-
-class Violation(AssertionError):
-    """Something that Duramen promises did not hold."""
-
-
-def hold(condition: object, what: str) -> None:
-    """Violation unless ``condition``."""
-    if not condition:
-        raise Violation(what)
 
 
 class Observer:
@@ -59,6 +53,7 @@ class Observer:
         self._shown: dict[str, int] = dict.fromkeys(stores, 0)
         self._requests: dict[str, deque[int]] = defaultdict(deque)
         self.receipts = 0
+        self.lost_bytes = 0
         for name, store in stores.items():
             store.on_write = lambda key, data, name=name: self._written(name, key, data)  # type: ignore[misc]  # mypy: default arguments of lambdas
 
@@ -174,10 +169,10 @@ class Observer:
     def _demand_lines(
         self, host: SimHost, states: list[ChainState], chains: dict[ChainId, tuple[ChainState, list[Block]]]
     ) -> None:
-        """What was sealed for each of a host's files is the file, and nothing was said to be lost."""
+        """What was sealed is what was written; what is missing was said to be."""
         mine = [state.chain for state in states if state.agent == host.name]
         hold(len(mine) == 1, f"{host.name} has {len(mine)} chains")
-        sealed: dict[int, bytes] = defaultdict(bytes)
+        said = losses.Chain(host.name, host.tellers)
         for block in chains[mine[0]][1]:
             if not block.header.count:
                 continue
@@ -185,21 +180,19 @@ class Observer:
             key = ratchet.block_key(block.header.chain, block.header.seq, block.header.root)
             for run, _, raw in open_body(block.header, self._bodies[block.hash], key).runs:
                 if run.stream == EVENT_STREAM:
-                    event = canonical.decode(raw.splitlines()[0], "an event")
-                    hold(
-                        b"lost" not in raw and b"truncated" not in raw, f"{host.name} reports a loss: {event}"
-                    )
-                    continue
-                number = int(run.file.split("-")[1], 16)
-                hold(
-                    run.offset == len(sealed[number]), f"{host.name}: a hole or a repetition at {run.offset}"
-                )
-                sealed[number] += raw
-        for inode in host.files:
-            written = bytes(inode.data)
-            found = sealed.get(inode.number, b"")
-            whole = written[: written.rfind(b"\n") + 1]
-            hold(
-                found in (written, whole),
-                f"{host.name}: {len(found)} bytes sealed of {len(written)} in file {inode.number}",
-            )
+                    said.events(raw)
+                else:
+                    said.run(run.file, run.offset, raw)
+        self._demand_rest(host, next(state for state in states if state.agent == host.name))
+        losses.demand(host.name, said, host.disk.lives, host.last_blocks_ns)
+        self.lost_bytes += said.lost_bytes
+
+    def _demand_rest(self, host: SimHost, state: ChainState) -> None:
+        """A host that has nothing left to do: all of it published, nothing wrong, no old seed on its disk."""
+        hold(host.is_running, f"the agent of {host.name} does not run: {host.failures[-1:]}")
+        status = host.status_now()
+        hold(status.state == "ok", f"{host.name} is {status.state}: {status.reasons}")
+        done = (status.head.seq, status.forward.accepted_seq, status.forward.published_seq)
+        hold(done == (state.seq,) * 3, f"{host.name} stands at {done}, the log at {state.seq}")
+        seed = parse_seed_file(bytes(host.disk.files[b"/state/seed"].data))
+        hold(seed.index == state.seq + 1, f"the seed of {host.name} can sign block {seed.index} again")

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from duramen.region import ENVELOPES_PREFIX, PACKS_PREFIX
 from duramen_collector.heads import RegionCall
 from duramen_collector.store.port import (
     Absent,
@@ -29,6 +30,7 @@ from duramen_collector.store.port import (
 )
 from tests.sim.clock import SECOND, Timeline, chance
 
+PACKS = f"/{PACKS_PREFIX}"
 TIMEOUT_NS = 30 * SECOND
 
 
@@ -43,14 +45,29 @@ class SimStore:
     """How likely a call never arrives."""
     lost_answer: float = 0.0
     """How likely a call is done and its answer lost: failed, but persisted."""
+    forgets: int = 0
+    """How many of the next packs and envelopes are said to be stored and are not."""
     slowest_ns: int = SECOND // 20
     on_write: Callable[[str, bytes], None] = lambda _key, _data: None
     versions: itertools.count[int] = field(default_factory=itertools.count)
+    _listed: list[str] | None = None
+
+    def heal(self) -> None:
+        """Nothing is lost or late any more."""
+        self.lost_request = self.lost_answer = 0.0
+        self.slowest_ns = SECOND // 20
+        self._listed = None
+        self.forgets = 0
+
+    def freeze_listings(self) -> None:
+        """Listings show what is there now until it heals; reads and conditional writes are never stale."""
+        self._listed = list(self.objects)
 
     def perform(self, call: Call) -> Answer:
         """Do it, without any fault: for those who look on."""
         if isinstance(call, List):
-            keys = sorted(key for key in self.objects if key.startswith(call.prefix) and key > call.after)
+            names = self.objects if self._listed is None else self._listed
+            keys = sorted(key for key in names if key.startswith(call.prefix) and key > call.after)
             return Listed(tuple(keys[: call.limit]), more=len(keys) > call.limit)
         held = self.objects.get(call.key)
         match call:
@@ -62,6 +79,13 @@ class SimStore:
             case Stat():
                 return Absent() if held is None else Found(b"", held[1], len(held[0]))
             case Create():
+                if (
+                    held is None
+                    and self.forgets
+                    and (PACKS in call.key or call.key.startswith(ENVELOPES_PREFIX))
+                ):
+                    self.forgets -= 1
+                    return Stored("forgotten")
                 if held is not None:
                     return Stored(held[1]) if held[0] == call.data else Conflict()
                 return self._put(call.key, call.data)

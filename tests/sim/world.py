@@ -12,18 +12,17 @@ import functools
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
+import sqlalchemy as sa
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from duramen.api import EnrollRequest
-from duramen.checkpoint import LogSigner
+from duramen.checkpoint import LogKeys, LogSigner
 from duramen.envelope import ReaderKey
-from duramen_agent.effects import HttpFailure, HttpRequest
-from duramen_collector.authority import AgentIdentity, Authority, create_authority
+from duramen_collector.authority import Authority, create_authority
 from duramen_collector.database import open_database, writing
 from duramen_collector.heads import initialise_regions
 from duramen_collector.logkeys import NoticeSigner, TenantKeys
@@ -32,9 +31,11 @@ from duramen_collector.schema import metadata
 from duramen_collector.sequencer import LogSettings, Retention
 from duramen_collector.tenancy import create_tenant
 from duramen_collector.tokens import Pepper, create_enrolment
-from tests.sim.clock import SECOND, START_NS, SimClock, SimRandom, Timeline, chance
+from tests.sim.clock import SECOND, START_NS, SimClock, SimRandom, Timeline
 from tests.sim.collector import SimCollector
+from tests.sim.faults import Planned, draw, strike
 from tests.sim.host import SimHost
+from tests.sim.network import Network
 from tests.sim.observer import Observer
 from tests.sim.region import SimStore
 
@@ -42,6 +43,8 @@ TENANT = "acme"
 NAME = "logs.example.com"
 MINUTE = 60 * SECOND
 SETTLE_NS = 8 * MINUTE
+BUSY_EVERY = 4
+"""One seed in so many begins with enough blocks to fill a tile."""
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -60,22 +63,27 @@ class FixedKeys:
 class World:
     """Everything that happens between one seed and its verdict."""
 
-    def __init__(self, seed: int, *, hosts: int = 2, minutes: float = 10, faults: int = 20) -> None:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        hosts: int = 2,
+        minutes: float = 10,
+        faults: int = 20,
+        only: frozenset[int] | None = None,
+    ) -> None:
         self.seed = seed
-        self.rng = random.Random(seed)
         self.timeline = Timeline()
         self.trace: list[str] = []
         self.covered: Counter[str] = Counter()
         self._end_ns = int(minutes * MINUTE)
-        self._faults = faults
-        self._lossy = 0.0
-        self._cut: set[tuple[str, str]] = set()
         self._scratch = tempfile.TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
         self._keys = FixedKeys()
-        tenant_keys = self._keys.load(TENANT, "")
         names = ("eu", "gcp", "us")
         self.stores = {name: SimStore(name) for name in names}
-        self.observer = Observer(TENANT, tenant_keys.log.keys(), self.stores, copies=2)
+        planned = draw(seed, faults, self._end_ns, hosts, 2, sorted(names))
+        self.faults = [item for item in planned if only is None or item.index in only]
+        self.observer = Observer(TENANT, self.keys, self.stores, copies=2)
         self._engine = open_database(Path(self._scratch.name) / "collector.db")
         metadata.create_all(self._engine)
         self._regions = Configuration(1, names, 2)
@@ -83,20 +91,53 @@ class World:
         authority = shared_authority()
         self.collectors = [
             SimCollector(
-                name, self.timeline, self.rng, engine=self._engine, authority=authority, keys=self._keys,
+                name, self.timeline, self._random(name), engine=self._engine,
+                authority=authority, keys=self._keys,
                 settings=settings, stores=self.stores, interval_ns=5 * SECOND,
                 observe_signature=self.observer.signature,
             )
             for name in ("c1", "c2")
         ]  # fmt: skip
-        self.hosts = [
-            SimHost(
-                f"host-{number}", self.timeline, self.rng, tenant=TENANT, keys=tenant_keys.log.keys(),
-                collectors=["c1", "c2"], recipient=ReaderKey(b"r" * 32).recipient, wrap=self.observer.wrap,
-                send=self._send, observe_receipt=self.observer.receipt,
-            )
-            for number in range(1, hosts + 1)
-        ]  # fmt: skip
+        self.hosts = [self.make_host(f"host-{number}") for number in range(1, hosts + 1)]
+        self.network = Network(
+            self.timeline, self._random("network"), TENANT, self.collectors, self.observer.request
+        )
+
+    def make_host(self, name: str, label: str | None = None) -> SimHost:
+        """A host; another ``label`` gives one of the same name other randomness: a clone."""
+        return SimHost(
+            name,
+            self.timeline,
+            self._random(label or name),
+            tenant=TENANT,
+            keys=self.keys,
+            collectors=["c1", "c2"],
+            recipient=ReaderKey(b"r" * 32).recipient,
+            wrap=self.observer.wrap,
+            send=lambda host, request: self.network.send(host, request),  # noqa: PLW0108  # made after the hosts
+            observe_receipt=self.observer.receipt,
+            label=label,
+            burst=170 if self.is_busy else 50,
+        )
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it begins with enough blocks to fill a tile."""
+        return self.seed % BUSY_EVERY == BUSY_EVERY - 1
+
+    @property
+    def keys(self) -> LogKeys:
+        """The public keys of the log."""
+        return self._keys.load(TENANT, "").log.keys()
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The collectors' database."""
+        return self._engine
+
+    def _random(self, label: str) -> random.Random:
+        """Randomness of one part: what others draw changes nothing for it."""
+        return random.Random(f"{self.seed}/{label}")
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -114,17 +155,28 @@ class World:
 
     def run(self) -> None:
         """Live through it; Violation when a promise is broken."""
-        self._set_up()
+        self.set_up()
+        if self.is_busy:
+            for tenths in range(170):
+                for host in self.hosts:
+                    self.timeline.after(
+                        tenths * SECOND // 10, functools.partial(host.application.write_lines, 1)
+                    )
         for host in self.hosts:
-            self._live(host)
-        for _ in range(self._faults):
-            self.timeline.after(self.rng.randrange(self._end_ns), self._break_something)
+            self._live(host, self._random(f"life of {host.name}"))
+        for planned in self.faults:
+            self.timeline.after(planned.at_ns, functools.partial(self._strike, planned))
         self.timeline.run_until(self._end_ns)
         self._mend()
         self.timeline.run_until(self._end_ns + SETTLE_NS)
         self.observer.settle(self.hosts)
 
-    def _set_up(self) -> None:
+    def live_on(self, seconds: float) -> None:
+        """Let time pass."""
+        self.timeline.run_until(self.timeline.now_ns + int(seconds * SECOND))
+
+    def set_up(self) -> None:
+        """Regions, a tenant, a collector, and every host enrolled and running."""
         self._initialise_regions()
         pepper, clock, chance_of = Pepper(b"p" * 32), SimClock(self.timeline), SimRandom("operator")
         first = self.collectors[0]
@@ -156,169 +208,44 @@ class World:
 
     # Life
 
-    def _live(self, host: SimHost) -> None:
+    def _live(self, host: SimHost, rng: random.Random) -> None:
         """The application writes: silence, single lines, bursts; now and then it rotates."""
         if self.timeline.now_ns >= self._end_ns:
             return
-        kind = self.rng.random()
+        kind, application = rng.random(), host.application
         if kind < 0.6:
-            host.write_lines(1)
+            application.write_lines(1)
         elif kind < 0.85:
-            host.write_lines(self.rng.randrange(2, 60))
+            application.write_lines(rng.randrange(2, 60))
         elif kind < 0.92:
-            host.write_piece()
+            application.write_piece()
         else:
-            for _ in range(self.rng.randrange(1, 4)):
-                host.rotate()
-                host.write_lines(self.rng.randrange(0, 3))
-        self.timeline.after(int(self.rng.expovariate(1 / 6) * SECOND), lambda: self._live(host))
+            for _ in range(rng.randrange(1, 4)):
+                application.rotate()
+                application.write_lines(rng.randrange(0, 3))
+        self.timeline.after(int(rng.expovariate(1 / 6) * SECOND), lambda: self._live(host, rng))
 
-    # The network
-
-    def _send(self, host: SimHost, request: HttpRequest) -> None:
-        rng, process = self.rng, host.disk.process
-        self.observer.request(host, self.timeline.now_ns)
-        name = request.collector.removeprefix("https://")
-        collector = next(item for item in self.collectors if item.name == name)
-
-        def fail(reason: str, delay_ns: int) -> None:
-            outcome = HttpFailure(request.request_id, reason)
-            self.timeline.after(delay_ns, lambda: host.receive(process, outcome))
-
-        if (host.name, name) in self._cut or not collector.is_running:
-            fail("connection refused", rng.randrange(1, SECOND))
-            return
-        if chance(rng, self._lossy):
-            fail("timeout", int(request.timeout_s * SECOND))
-            return
-        repeats = 2 if chance(rng, self._lossy) else 1
-
-        def arrive() -> None:
-            if not collector.is_running:
-                return
-            response = collector.answer(request, AgentIdentity(TENANT, host.name))
-            if not chance(rng, self._lossy):
-                self.timeline.after(rng.randrange(1, SECOND // 20), lambda: host.receive(process, response))
-
-        for _ in range(repeats):
-            late = rng.randrange(20 * SECOND) if chance(rng, self._lossy) else rng.randrange(1, SECOND // 20)
-            self.timeline.after(late, arrive)
-        fail("timeout", int(request.timeout_s * SECOND) + SECOND)
-
-    # Faults
-
-    def _break_something(self) -> None:
-        host, collector = self.rng.choice(self.hosts), self.rng.choice(self.collectors)
-        store = self.stores[self.rng.choice(sorted(self.stores))]
-        faults: list[Callable[[SimHost, SimCollector, SimStore], str]] = [
-            self._kill_agent, self._kill_agent_at_write, self._cut_power, self._stop_agent, self._fill_disk,
-            self._partition, self._lose_messages, self._kill_collector, self._fail_over,
-            self._take_region_down, self._cut_region,
-            self._make_region_lossy, self._jump_clock, self._slow_region,
-        ]  # fmt: skip
-        what = self.rng.choice(faults)
+    def _strike(self, planned: Planned) -> None:
+        collector = self.collectors[planned.collector]
         state = "publishing" if collector.is_running and collector.is_busy else "idle"
-        self.covered[f"{what.__name__.strip('_')} while {state}"] += 1
-        self.trace.append(f"{self.timeline.now_ns / SECOND:9.3f} {what(host, collector, store)}")
-
-    def _for_a_while(self, undo: Callable[[], None], longest_s: int = 90) -> None:
-        self.timeline.after(self.rng.randrange(1, longest_s * SECOND), undo)
-
-    def _kill_agent(self, host: SimHost, _collector: SimCollector, _store: SimStore) -> str:
-        host.kill()
-        self._for_a_while(host.start, 20)
-        return f"kill -9 of the agent on {host.name}"
-
-    def _kill_agent_at_write(self, host: SimHost, _collector: SimCollector, _store: SimStore) -> str:
-        number = self.rng.randrange(1, 40)
-        host.die_at_write(number)
-        return f"the agent on {host.name} dies at its write {number} from now"
-
-    def _cut_power(self, host: SimHost, _collector: SimCollector, _store: SimStore) -> str:
-        host.cut_power()
-        self._for_a_while(host.start, 30)
-        return f"power cut of {host.name}"
-
-    def _stop_agent(self, host: SimHost, _collector: SimCollector, _store: SimStore) -> str:
-        host.stop()
-        self._for_a_while(host.start, 30)
-        return f"the agent on {host.name} is stopped"
-
-    def _fill_disk(self, host: SimHost, _collector: SimCollector, _store: SimStore) -> str:
-        host.disk.capacity_bytes = host.disk.used_bytes() + self.rng.randrange(0, 20_000)
-        self._for_a_while(lambda: setattr(host.disk, "capacity_bytes", 1 << 40))
-        return f"the disk of {host.name} fills up"
-
-    def _partition(self, host: SimHost, collector: SimCollector, _store: SimStore) -> str:
-        link = (host.name, collector.name)
-        self._cut.add(link)
-        self._for_a_while(lambda: self._cut.discard(link))
-        return f"{host.name} cannot reach {collector.name}"
-
-    def _lose_messages(self, _host: SimHost, _collector: SimCollector, _store: SimStore) -> str:
-        self._lossy = self.rng.choice([0.05, 0.3])
-        self._for_a_while(lambda: setattr(self, "_lossy", 0.0))
-        return f"{self._lossy:.0%} of messages are lost, repeated, or late"
-
-    def _kill_collector(self, _host: SimHost, collector: SimCollector, _store: SimStore) -> str:
-        if not collector.is_running:
-            return f"{collector.name} is down anyway"
-        collector.kill()
-        self._for_a_while(lambda: self._start(collector), 30)
-        return f"kill -9 of {collector.name}"
-
-    def _fail_over(self, _host: SimHost, collector: SimCollector, _store: SimStore) -> str:
-        if collector.is_running:
-            collector.publisher.promote()
-        else:
-            self._start(collector, promote=True)
-        return f"{collector.name} is promoted"
-
-    def _take_region_down(self, _host: SimHost, _collector: SimCollector, store: SimStore) -> str:
-        store.is_down = True
-        self._for_a_while(lambda: setattr(store, "is_down", False), 150)
-        return f"the region {store.name} is down"
-
-    def _cut_region(self, _host: SimHost, collector: SimCollector, store: SimStore) -> str:
-        collector.link.cut.add(store.name)
-        self._for_a_while(lambda: collector.link.cut.discard(store.name))
-        return f"{collector.name} cannot reach {store.name}"
-
-    def _make_region_lossy(self, _host: SimHost, _collector: SimCollector, store: SimStore) -> str:
-        store.lost_request, store.lost_answer = 0.1, 0.2
-        self._for_a_while(lambda: self._heal(store))
-        return f"the region {store.name} loses calls and answers"
-
-    def _slow_region(self, _host: SimHost, _collector: SimCollector, store: SimStore) -> str:
-        store.slowest_ns = 20 * SECOND
-        self._for_a_while(lambda: self._heal(store))
-        return f"the region {store.name} is slow"
-
-    def _jump_clock(self, host: SimHost, _collector: SimCollector, _store: SimStore) -> str:
-        host.clock.offset_ns += self.rng.randrange(-3600, 3600) * SECOND
-        return f"the clock of {host.name} jumps"
-
-    def _heal(self, store: SimStore) -> None:
-        store.lost_request = store.lost_answer = 0.0
-        store.slowest_ns = SECOND // 20
-
-    def _start(self, collector: SimCollector, *, promote: bool = False) -> None:
-        if not collector.is_running:
-            collector.start(promote=promote)
+        self.covered[f"{planned.kind} while {state}"] += 1
+        what = strike(self, planned)
+        self.trace.append(f"{planned.index:3d} {self.timeline.now_ns / SECOND:9.3f} {what}")
 
     def _mend(self) -> None:
         """All faults end, and one collector is promoted by its operator."""
-        self._lossy = 0.0
-        self._cut.clear()
+        self.network.heal()
         for store in self.stores.values():
             store.is_down = False
-            self._heal(store)
+            store.heal()
         for collector in self.collectors:
             collector.link.cut.clear()
             collector.kill()
         self.collectors[0].start(promote=True)
         for host in self.hosts:
             host.disk.capacity_bytes = 1 << 40
+            host.disk.failing_reads = host.disk.failing_writes = False
+            host.disk.is_quota_exhausted = False
             host.die_at_write(1 << 60)
             host.start()
 
