@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from duramen.errors import UsageError
 from duramen.names import check_tenant
+from duramen.region import ENVELOPES_PREFIX
 from duramen_collector.landing import land_notice
 from duramen_collector.logkeys import TenantKeys
 from duramen_collector.refusal import refuse
@@ -28,11 +30,18 @@ class Tenant:
     created_ns: int
 
 
+def check_new_tenant(tenant: str) -> str:
+    """``tenant`` if a tenant may be called so; FormatError for no name, UsageError for one that is taken."""
+    if check_tenant(tenant) == ENVELOPES_PREFIX.rstrip("/"):
+        raise UsageError(f"regions keep envelopes under {tenant!r}; give the tenant another name")
+    return tenant
+
+
 def create_tenant(
     connection: sa.Connection, keys: TenantKeys, tenant: str, *, public: bool, now_ns: int
 ) -> bool:
     """Create ``tenant`` with its first notice; False, and nothing done, when it is there already."""
-    check_tenant(tenant)
+    check_new_tenant(tenant)
     if find_tenant(connection, tenant) is not None:
         return False
     connection.execute(

@@ -339,3 +339,10 @@ def test_what_errors_become(error: DuramenError, status: int, code: str) -> None
     problem = problem_of(error)
     assert (problem.status, problem.code) == (status, code)
     assert "secret" not in problem.detail
+
+
+def test_no_tenant_takes_the_place_of_the_envelopes(site: Any) -> None:
+    with pytest.raises(UsageError, match="another name"):
+        site.write(
+            lambda connection: create_tenant(connection, site.keys, "envelopes", public=False, now_ns=5)
+        )

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from duramen.errors import FormatError, UsageError
-from duramen.names import check_tenant
 from duramen.system import SystemClock, SystemRandom
 from duramen_collector.cli.options import DEFAULT, AsJson, ConfigPath, database, load, show
 from duramen_collector.configuration import Configuration
@@ -16,7 +15,7 @@ from duramen_collector.driver import RegionDriver
 from duramen_collector.heads import initialise_regions
 from duramen_collector.publication import REGION_TIMEOUT_SECONDS, open_stores, region_configuration
 from duramen_collector.statedir import StateDirectory
-from duramen_collector.tenancy import create_tenant, find_tenant, list_tenants
+from duramen_collector.tenancy import check_new_tenant, create_tenant, find_tenant, list_tenants
 
 
 def register(app: typer.Typer) -> None:
@@ -34,7 +33,7 @@ def create(
 ) -> None:
     """Create a tenant: its keys, its place in every region, its log."""
     try:
-        check_tenant(tenant)
+        check_new_tenant(tenant)
     except FormatError as error:
         raise UsageError(str(error)) from error
     configuration = load(config)
