@@ -91,7 +91,11 @@ class Tailer:
         return frozenset(watch for source in self._sources for watch in source.watches())
 
     def paths_changed(self, paths: Iterable[bytes] | None, now: Moment) -> None:
-        """Something happened to ``paths``; None: anything may have happened."""
+        """Something happened to ``paths``; None: anything may have happened.
+
+        A directory among them (a new one, or one whose watch has just come into force) means all that is in
+        it.
+        """
         if paths is None:
             self._discovery_due = True
             return
@@ -105,7 +109,11 @@ class Tailer:
             if known is not None and known.identity == (stat.device, stat.inode):
                 if known.observe(stat, now.monotonic_ns):
                     self._ready[known.number] = known
-            elif known is not None or any(source.may_match(path) for source in self._sources):
+            elif (
+                known is not None
+                or not stat.is_regular
+                or any(source.may_match(path) for source in self._sources)
+            ):
                 self._discovery_due = True
 
     def discovery_deadline_ns(self) -> int:

@@ -168,6 +168,17 @@ def test_copytruncate_saves_the_unfinished_line_that_was_read(host: Host) -> Non
     assert host.spool.losses() == (0, 0)
 
 
+def test_a_directory_whose_watch_came_into_force_late_is_looked_into(host: Host) -> None:
+    log = host.logs / "a.log"
+    append(log, b"one\n")
+    host.start()
+    host.run(3)
+    append(log, b"two\n")  # and no event tells: there was no watch yet
+    host.changed(host.logs)
+    host.run(1)
+    assert host.verify().of(log) == [b"one\ntwo\n"]
+
+
 def test_bytes_that_were_truncated_unread_are_counted_as_lost(host: Host) -> None:
     log = host.logs / "a.log"
     append(log, b"one\n")
