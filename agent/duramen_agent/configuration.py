@@ -9,10 +9,9 @@ certificates: only their names are in it.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -31,32 +30,24 @@ from duramen import canonical
 from duramen.body import EVENT_STREAM
 from duramen.errors import ConfigurationError, FormatError
 from duramen.names import Digest, check_agent, check_tenant
+from duramen.settings import nearest_key_message, overlay, parse_duration, parse_size
 
-ENVIRONMENT_PREFIX: Final = "DURAMEN_AGENT__"
+ENVIRONMENT_PREFIX: Final = "DURAMEN_AGENT"
 MAX_FILE_BYTES: Final = 1024 * 1024
-_SIZE_UNITS: Final = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3} | {
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-}
-_TIME_UNITS: Final = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86_400 * 10**9}
+_IT: Final = "it"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
 
-def _size(value: object) -> object:
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d{1,15})\s*([A-Za-z]*)", value.strip())
-        if match is None or (match[2] or "B") not in _SIZE_UNITS:
-            raise ValueError(f"{value!r} is not a size; write it as 512MiB or 2GiB")
-        return int(match[1]) * _SIZE_UNITS[match[2] or "B"]
-    return value
+def _setting(parse: Callable[[object, str], int]) -> BeforeValidator:
+    """A validator of what ``parse`` reads; :func:`_sentence` puts the key in the place of "it"."""
 
+    def validate(value: object) -> int:
+        try:
+            return parse(value, _IT)
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
 
-def _time(value: object) -> object:
-    match = re.fullmatch(r"(\d{1,9})\s*([a-z]+)", value.strip()) if isinstance(value, str) else None
-    if match is None or match[2] not in _TIME_UNITS:
-        raise ValueError(f"{value!r} is not a time; write it as 500ms, 30s, 5m, 12h or 7d")
-    return int(match[1]) * _TIME_UNITS[match[2]]
+    return BeforeValidator(validate)
 
 
 def _named(value: str) -> str:
@@ -101,9 +92,9 @@ def _unsupported(what: str) -> BeforeValidator:
     return BeforeValidator(refuse)
 
 
-Size = Annotated[int, BeforeValidator(_size), Field(ge=0, lt=2**62, strict=True)]
+Size = Annotated[int, _setting(parse_size), Field(lt=2**62)]
 """Bytes."""
-Nanoseconds = Annotated[int, BeforeValidator(_time), Field(ge=0, lt=2**62, strict=True)]
+Nanoseconds = Annotated[int, _setting(parse_duration), Field(lt=2**62)]
 Name = Annotated[str, AfterValidator(_named)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
@@ -240,9 +231,7 @@ def parse_configuration(text: bytes, environ: Mapping[str, str], path: str) -> A
         value = {}
     if not isinstance(value, dict):
         raise ConfigurationError(f"{path} does not hold keys and values at its top")
-    for name in sorted(environ):
-        if name.startswith(ENVIRONMENT_PREFIX):
-            _override(value, name, environ[name])
+    value = overlay(value, environ, ENVIRONMENT_PREFIX, lambda what, text: _yaml(text.encode(), what))
     try:
         return AgentConfiguration.model_validate(value)
     except ValidationError as error:
@@ -282,28 +271,16 @@ def _yaml(text: bytes, where: str) -> Any:
         ) from error
 
 
-def _override(value: dict[str, Any], name: str, text: str) -> None:
-    *parents, last = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
-    at = value
-    for key in parents:
-        nested = at.setdefault(key, {})
-        if not isinstance(nested, dict):
-            raise ConfigurationError(
-                f"the environment variable {name} reaches into {key}, which holds no keys; set {key} itself"
-            )
-        at = nested
-    at[last] = _yaml(text.encode(), f"the environment variable {name}")
-
-
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     where = _where(first["loc"])
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), _known(first["loc"]), 1, 0.0)
-        return f"there is no key {where}; did you mean {near[0]}?"
+        return nearest_key_message(str(first["loc"][-1]), _known(first["loc"]), _where(first["loc"][:-1]))
     if first["type"] == "missing":
         return f"the key {where} is missing"
     message = first["msg"].removeprefix("Value error, ")
+    if message.startswith(f"{_IT} is "):
+        return f"{where}{message.removeprefix(_IT)}"
     return f"{where}: {message[0].lower() + message[1:] if not message.startswith(chr(39)) else message}"
 
 

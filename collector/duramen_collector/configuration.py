@@ -149,9 +149,7 @@ def parse_configuration(data: bytes, environment: Mapping[str, str]) -> Configur
     tree = _read_yaml(data, "the file")
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ConfigurationError("a configuration is a YAML mapping of keys to values")
-    tree = overlay(
-        tree, environment, ENVIRONMENT_PREFIX, lambda text: _read_yaml(text.encode(), "a variable")
-    )
+    tree = overlay(tree, environment, ENVIRONMENT_PREFIX, lambda what, text: _read_yaml(text.encode(), what))
     _check_keys(tree)
     try:
         configuration = Configuration.model_validate(_tuples(tree))

@@ -75,13 +75,13 @@ def overlay(
     tree: Mapping[str, object],
     environment: Mapping[str, str],
     prefix: str,
-    parse: Callable[[str], object],
+    parse: Callable[[str, str], object],
 ) -> dict[str, object]:
     """``tree`` with every ``PREFIX__X__Y`` of the environment put at ``x.y``, its text read by ``parse``.
 
-    ``prefix`` is ``DURAMEN_AGENT`` or ``DURAMEN_COLLECTOR``. ``parse`` reads one YAML value. A variable
-    that descends into something that is no section is refused; whether the key is known is the reader's
-    question.
+    ``prefix`` is ``DURAMEN_AGENT`` or ``DURAMEN_COLLECTOR``. ``parse`` reads one YAML value: it is given what
+    to call the text in an error, and the text. A variable that descends into something that is no section is
+    refused; whether the key is known is the reader's question.
     """
     result = _copied(tree)
     for name in sorted(environment):
@@ -96,7 +96,7 @@ def overlay(
             node = inner
         if not all((*sections, last)):
             raise ConfigurationError(f"{name} names no key; write it like {prefix}__SECTION__KEY")
-        node[last] = parse(environment[name])
+        node[last] = parse(f"the environment variable {name}", environment[name])
     return result
 
 

@@ -55,8 +55,8 @@ def test_the_contract_s_example_is_accepted() -> None:
     ("path", "value", "sentence"),
     [
         ("spol", {}, "there is no key spol; did you mean spool?"),
-        ("spool.max_byte", 1, "there is no key spool.max_byte; did you mean max_bytes?"),
-        ("sources.1.labls", {}, "there is no key sources[1].labls; did you mean labels?"),
+        ("spool.max_byte", 1, "there is no key spool.max_byte; did you mean spool.max_bytes?"),
+        ("sources.1.labls", {}, "there is no key sources[1].labls; did you mean sources[1].labels?"),
         (
             "sources.0.journald",
             {"units": ["a"]},
@@ -71,12 +71,12 @@ def test_the_contract_s_example_is_accepted() -> None:
         (
             "spool.max_bytes",
             "12 parsecs",
-            "spool.max_bytes: '12 parsecs' is not a size; write it as 512MiB or 2GiB",
+            "spool.max_bytes is '12 parsecs', which is not a size; write it like 512MiB or 2GiB",
         ),
         ("spool.max_bytes", "1MiB", "spool.max_bytes: input should be greater than or equal to 16777216"),
-        ("spool.max_bytes", -1, "spool.max_bytes: input should be greater"),
-        ("spool.max_bytes", True, "spool.max_bytes: input should be a valid integer"),
-        ("heartbeat", 10, "heartbeat: 10 is not a time; write it as 500ms, 30s, 5m, 12h or 7d"),
+        ("spool.max_bytes", -1, "spool.max_bytes is -1, which is not a size"),
+        ("spool.max_bytes", True, "spool.max_bytes is True, which is not a size"),
+        ("heartbeat", 10, "heartbeat is 10, which is not a time; write it like 500ms, 30s or 7d"),
         ("heartbeat", "0s", "heartbeat: input should be greater"),
         ("seal.burst", "many", "seal.burst: input should be a valid integer"),
         ("tenant", "Acme", "tenant: 'Acme' is not a tenant name"),
@@ -141,7 +141,7 @@ def test_the_environment_is_stronger_than_the_file() -> None:
     )
     with pytest.raises(ConfigurationError, match=r"there is no key spol; did you mean spool\?"):
         parse(GOOD, DURAMEN_AGENT__SPOL="1")
-    with pytest.raises(ConfigurationError, match="reaches into agent, which holds no keys"):
+    with pytest.raises(ConfigurationError, match="sets a key below agent, which is not a section"):
         parse(GOOD, DURAMEN_AGENT__AGENT__NAME="x")
     with pytest.raises(ConfigurationError, match="the environment variable DURAMEN_AGENT__CA"):
         parse(GOOD, DURAMEN_AGENT__CA="[")
