@@ -216,13 +216,6 @@ class Spool:
         row = self._row("SELECT upload FROM envelope WHERE dek = ?", (dek,))
         return None if row is None else parse_envelope_upload(row[0])
 
-    def deks_before(self, seq: int) -> list[DataKeyId]:
-        """Data keys introduced up to block ``seq`` whose envelopes are not accepted, in chain order."""
-        rows = self._rows(
-            "SELECT dek FROM envelope WHERE keys_seq <= ? AND NOT accepted ORDER BY keys_seq", (seq,)
-        )
-        return [DataKeyId(row[0]) for row in rows]
-
     def usage(self) -> SpoolUsage:
         """How much there is."""
         # Only prefixes are deleted, so the ends say how many there are; counting would read every page.

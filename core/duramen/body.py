@@ -28,7 +28,6 @@ from duramen.names import ChainId, DataKeyId, Digest
 from duramen.statement import BlockHeader
 
 NONCE_BYTES: Final = 12
-TAG_BYTES: Final = 16
 COMPRESSION_LEVEL: Final = 1
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _ZSTD_RLE: Final = 1

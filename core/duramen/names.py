@@ -17,7 +17,6 @@ DataKeyId = NewType("DataKeyId", bytes)
 """First 16 bytes of a domain-separated hash of a data key."""
 
 DIGEST_BYTES: Final = 32
-DATA_KEY_ID_BYTES: Final = 16
 ZERO_DIGEST: Final = Digest(bytes(32))
 ZERO_DATA_KEY_ID: Final = DataKeyId(bytes(16))
 
